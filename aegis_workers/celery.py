@@ -1,0 +1,137 @@
+"""The Celery application: queues, delivery and serialisation. `celery -A aegis_workers worker -Q extraction` runs a worker."""
+
+import gc
+from typing import Any
+
+import click
+from celery import bootsteps, signals
+from kombu.entity import Exchange, Queue
+
+from aegis_workers import settings as settings_module
+from aegis_workers.errors import ConfigurationError
+from aegis_workers.settings import Settings
+from aegis_workers.worker import logs, runtime
+from aegis_workers.worker.events import EventTimer
+from aegis_workers.worker.request import QuietApp, QuietTask
+
+EXTRACTION, CHAT, CONTROL = "extraction", "chat", "control"
+QUEUES = (EXTRACTION, CHAT, CONTROL)
+
+# A call lives on the event loop of its process: a forked child would not have it, and green threads would block it.
+POOLS = ("thread", "solo")
+
+# A message is given to another worker when its own has not acknowledged it for this long. It must outlast the longest task:
+# Celery does not tell a task that still runs from one whose worker died, and would run it twice.
+_VISIBILITY_MARGIN_S = 600
+
+
+class BadSettings(ConfigurationError, click.ClickException):
+    """A bad value, shown by Celery's command line as one sentence."""
+
+    def __init__(self, error: ConfigurationError) -> None:
+        click.ClickException.__init__(self, str(error))
+
+
+def configuration() -> dict[str, Any]:
+    """Celery's configuration, made from the settings when it is first needed."""
+    try:
+        settings = settings_module.load()
+    except ConfigurationError as error:
+        raise BadSettings(error) from None
+    return {
+        "broker_url": settings.redis_url,
+        "result_backend": f"aegis_workers.worker.results:Results+{settings.redis_url}",
+        "result_expires": 86_400,
+        "redis_socket_connect_timeout": 5,
+        "redis_retry_on_timeout": False,
+        "broker_transport_options": _transport(settings),
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_channel_error_retry": True,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in QUEUES],
+        "task_default_queue": EXTRACTION,
+        "task_create_missing_queues": False,
+        "task_routes": {
+            "aegis.extract": EXTRACTION,
+            "aegis.extract_batch": EXTRACTION,
+            "aegis.chat": CHAT,
+            "aegis.generate": CHAT,
+            "aegis.get_engine_mode": CONTROL,
+            "aegis.set_engine_mode": CONTROL,
+        },
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "event_serializer": "json",
+        "accept_content": ["json"],
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "worker_pool": "threads",
+        "worker_concurrency": settings.worker_threads,
+        "worker_prefetch_multiplier": 1,
+        "worker_eta_task_limit": 200,
+        "worker_send_task_events": True,
+        "task_send_sent_event": True,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "worker_enable_remote_control": True,
+        "control_queue_ttl": 300.0,
+    }
+
+
+def _transport(settings: Settings) -> dict[str, Any]:
+    longest_s = max(settings.extraction_deadline_s, settings.chat_deadline_s) + settings.shutdown_grace_s
+    return {
+        "visibility_timeout": int(longest_s + _VISIBILITY_MARGIN_S),
+        "health_check_interval": 10,
+        "socket_connect_timeout": 5,
+        "socket_timeout": 30,
+        "socket_keepalive": True,
+    }
+
+
+class PoolCheck(bootsteps.Step):
+    """Refuses a pool in which calls could not run. A step, because Celery swallows what the handler of a signal raises."""
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        pool = parent.pool_cls.__module__.rpartition(".")[2]
+        if pool not in POOLS:
+            raise BadSettings(ConfigurationError(f"pool {pool} cannot be used: leave out --pool, the default is threads"))
+        super().__init__(parent, **options)
+
+
+app = QuietApp("aegis_workers", include=["aegis_workers.tasks"], task_cls=QuietTask)
+app.add_defaults(configuration)
+app.steps["worker"].add(PoolCheck)
+app.steps["consumer"].add(EventTimer)
+
+
+@signals.setup_logging.connect(weak=False)
+def _set_up_logging(loglevel: int | str | None = None, **_: Any) -> None:
+    logs.set_up(settings_module.load(), loglevel)
+
+
+@signals.celeryd_after_setup.connect(weak=False)
+def _start_runtime(instance: Any, **_: Any) -> None:
+    runtime.start(settings_module.load(), queue=",".join(sorted(instance.app.amqp.queues.consume_from)))
+
+
+@signals.worker_ready.connect(weak=False)
+def _settle(**_: Any) -> None:
+    """What is loaded by now stays: a garbage collector that looks through it again stops all calls for 0.1 s."""
+    gc.collect()
+    gc.freeze()
+
+
+@signals.worker_shutting_down.connect(weak=False)
+def _begin_stop(**_: Any) -> None:
+    running = runtime.started()
+    if running is not None:
+        running.begin_stop()
+
+
+@signals.worker_shutdown.connect(weak=False)
+def _close_runtime(**_: Any) -> None:
+    running = runtime.started()
+    if running is not None:
+        running.close()

@@ -1,0 +1,56 @@
+"""The command line. Each command is imported when it is run, so that `--help` answers at once."""
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from aegis_workers.errors import AegisError
+
+# Name: module, and the line that `--help` shows.
+_COMMANDS = {
+    "up": ("running", "Run the whole system on this machine, in the foreground."),
+    "demo": ("running", "Extract from files, or from samples, and show what was found."),
+    "mode": ("mode", "Read or switch the engine mode."),
+    "engines": ("engines", "Show the mode, the engines and what waits for them."),
+    "chat": ("chat", "Ask one question and stream the answer."),
+    "simulate": ("simulate", "Run a double of an engine that needs no GPU."),
+    "doctor": ("doctor", "Show every setting with its origin, and what is missing."),
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"aegis_workers.cli.{_COMMANDS[cmd_name][0]}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AegisError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="aegis-workers")
+def main() -> None:
+    """Extraction and chat on engines of your own: vLLM or Ollama, switched at run time.
+
+    Exit status: 0 done, 1 failed, 2 wrong usage. Settings come from the environment or .env; see `aegis-workers doctor`.
+    """
+
+
+def fail(message: str) -> None:
+    """Say on stderr what failed, and end with status 1."""
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(1)

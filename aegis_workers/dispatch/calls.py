@@ -1,0 +1,168 @@
+"""One call from the task boundary to its outcome: admit, ask, judge, and again where that can help."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+
+import structlog
+
+from aegis_workers.completion import Completion, CompletionRequest
+from aegis_workers.dispatch import attempts
+from aegis_workers.dispatch.admission import Admission, Admitted
+from aegis_workers.dispatch.attempts import Again, Done, Tally
+from aegis_workers.dispatch.throughput import Throughput
+from aegis_workers.engines.base import EngineClient
+from aegis_workers.errors import DeadlineExceeded, EngineBusy, EngineError, EngineLost
+from aegis_workers.outcome import Problem, Status
+from aegis_workers.routing import Engine, Mode, TaskType
+
+log = structlog.get_logger(__name__)
+
+Ask = Callable[[EngineClient, CompletionRequest], Awaitable[Completion]]
+Judge = Callable[[Completion], Status]
+ReportLost = Callable[[EngineClient, EngineLost], Awaitable[None]]
+
+_USABLE = frozenset({Status.OK, Status.EMPTY})
+# A re-ask that changes nothing would get the same answer from an engine that draws none at random.
+_REASK_TEMPERATURE_STEP = 0.3
+
+# By call of the task at hand: what it waits for beside its turn, in words. Said when the task's deadline passes.
+_awaited: ContextVar[dict[object, str]] = ContextVar("awaited")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallOutcome:
+    """How a call ended, and where it ran last. `elapsed_s` is the whole time, waiting included."""
+
+    status: Status
+    engine: Engine
+    mode: Mode
+    reason: str
+    attempts: int
+    elapsed_s: float = 0.0
+    completion: Completion | None = None
+    problem: Problem | None = None
+
+
+async def ask_whole(client: EngineClient, request: CompletionRequest) -> Completion:
+    """The usual way to ask: the whole answer at once."""
+    return await client.complete(request)
+
+
+class Calls:
+    """Carries calls out; owns every retry."""
+
+    def __init__(self, admission: Admission, *, timeout_s: float, report_lost: ReportLost) -> None:
+        self._admission = admission
+        self._timeout_s = timeout_s
+        self._report_lost = report_lost
+        self.throughput = Throughput()
+
+    async def run(
+        self, task_type: TaskType, request: CompletionRequest, judge: Judge, *, ask: Ask = ask_whole, may_reask: bool = False
+    ) -> CallOutcome:
+        """The outcome of one call; waits for an engine for as long as the caller lets it.
+
+        `judge` says what a complete answer is worth; with `may_reask` an answer worth neither `ok` nor `empty` is asked for
+        again. Raises `ConfigurationError` where no allowed engine is configured and `WorkerStopping` when the worker stops
+        while the call waits.
+        """
+        started, awaited, call = time.monotonic(), _awaited.get({}), object()
+        step: Again | Done = Again(delay_s=0.0, tally=Tally())
+        while isinstance(step, Again):
+            await asyncio.sleep(step.delay_s)
+            tally = step.tally
+            awaited.pop(call, None)
+            async with self._admission.slot(task_type) as admitted:
+                awaited[call] = f"{admitted.engine.label} had not answered"
+                answer = await self._attempt(admitted, _varied(request, tally.reasks), ask)
+            if isinstance(answer, EngineError):
+                awaited[call] = str(answer)
+            outcome, step = _weigh(admitted, answer, judge, tally, may_reask=may_reask)
+            if isinstance(answer, EngineLost):
+                await self._report_lost(admitted.client, answer)
+        awaited.pop(call)
+        outcome = replace(outcome, attempts=step.tally.attempts, elapsed_s=time.monotonic() - started)
+        if outcome.completion is not None:
+            self.throughput.add(outcome.engine, outcome.completion.completion_tokens or 0)
+        _log_finished(task_type, outcome, step.tally)
+        return outcome
+
+    @asynccontextmanager
+    async def within(self, deadline_s: float, task_type: TaskType) -> AsyncIterator[None]:
+        """Bounds the whole of a task, waiting included; raises `DeadlineExceeded`, which says what it waited for."""
+        if deadline_s <= 0:
+            raise DeadlineExceeded("all of the task's time passed in its queue: start more workers, or allow a longer deadline_s")
+        awaited: dict[object, str] = {}
+        before = _awaited.set(awaited)
+        try:
+            async with asyncio.timeout(deadline_s) as deadline:
+                yield
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            last = next(iter(awaited.values()), None) or self._admission.waits_for(task_type)
+            raise DeadlineExceeded(f"not done within {round(deadline_s, 2):g} s; last: {last}") from None
+        finally:
+            _awaited.reset(before)
+
+    async def _attempt(self, admitted: Admitted, request: CompletionRequest, ask: Ask) -> Completion | EngineError:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await ask(admitted.client, request)
+        except TimeoutError:
+            label = admitted.engine.label
+            return EngineBusy(f"{label} gave no whole answer within AEGIS_CALL_TIMEOUT_S={self._timeout_s:g} s")
+        except EngineError as error:
+            return error
+
+
+def _weigh(
+    admitted: Admitted, answer: Completion | EngineError, judge: Judge, tally: Tally, *, may_reask: bool
+) -> tuple[CallOutcome, Again | Done]:
+    """What the answer means as an outcome, and whether to ask again."""
+    base = CallOutcome(
+        status=Status.FAILED, engine=admitted.engine, mode=admitted.mode, reason=admitted.reason, attempts=tally.attempts
+    )
+    if isinstance(answer, EngineError):
+        problem = Problem(error_class=answer.error_class, message=": ".join(filter(None, (str(answer), answer.words))))
+        jitter = random.random()  # noqa: S311 - it spreads retries, it guards nothing
+        return replace(base, problem=problem), attempts.after_error(answer, tally, jitter)
+    status = judge(answer)
+    step = attempts.after_answer(tally, usable=status in _USABLE, may_reask=may_reask)
+    return replace(base, status=status, completion=answer), step
+
+
+def _varied(request: CompletionRequest, reasks: int) -> CompletionRequest:
+    """The request, changed a little at each re-ask so that the answer can be another one."""
+    if reasks == 0:
+        return request
+    sampling = request.sampling
+    varied = replace(
+        sampling,
+        seed=None if sampling.seed is None else sampling.seed + reasks,
+        temperature=min(1.0, (sampling.temperature or 0.0) + _REASK_TEMPERATURE_STEP * reasks),
+    )
+    return replace(request, sampling=varied)
+
+
+def _log_finished(task_type: TaskType, outcome: CallOutcome, tally: Tally) -> None:
+    completion = outcome.completion
+    log.info(
+        "call.finished",
+        task_type=task_type.value,
+        status=outcome.status.value,
+        engine=outcome.engine.value,
+        mode=outcome.mode.value,
+        reason=outcome.reason,
+        attempts=outcome.attempts,
+        losses=tally.losses,
+        ms=round(outcome.elapsed_s * 1000),
+        prompt_tokens=completion.prompt_tokens if completion else None,
+        completion_tokens=completion.completion_tokens if completion else None,
+        problem=outcome.problem.error_class if outcome.problem else None,
+    )

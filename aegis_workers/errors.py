@@ -1,0 +1,88 @@
+"""What can go wrong, each with what the caller should do about it.
+
+Messages name the cause and the cure. They never hold a caller's text: they travel into logs and events. What an engine said
+goes into `EngineError.words` only, which results carry and logs do not.
+"""
+
+from enum import StrEnum
+
+
+class ErrorClass(StrEnum):
+    """How a failed engine call is handled; see the table "Outcomes and errors" of the README."""
+
+    ITEM_FATAL = "item-fatal"
+    CONTENT = "content"
+    TRANSIENT = "transient"
+    ENGINE_FATAL = "engine-fatal"
+
+
+class AegisError(Exception):
+    """Anything this package raises on purpose."""
+
+
+class ConfigurationError(AegisError):
+    """A setting is missing or has a value that cannot work."""
+
+
+class InvalidInput(AegisError):
+    """A caller's text, schema, messages or options cannot be processed as they are; sending them again will not help."""
+
+
+class DeadlineExceeded(AegisError):
+    """The call's own deadline passed, waiting included."""
+
+
+class CallCancelled(AegisError):
+    """The call was ended by its caller."""
+
+
+class WorkerStopping(AegisError):
+    """The worker is stopping: the call is closed and its message goes back to the queue."""
+
+
+class RedisUnavailable(AegisError):
+    """Redis does not answer; the message names its address and what to check."""
+
+
+class CallFailed(AegisError):
+    """A single task's call ended without a usable answer."""
+
+
+class StreamInterrupted(AegisError):
+    """A chat stream ended before its answer was complete; the text so far is all there will be."""
+
+
+class EngineError(AegisError):
+    """An engine did not give a complete answer.
+
+    `words` is what the engine itself said, which may echo the prompt: it belongs in results, never in a log.
+    """
+
+    error_class: ErrorClass
+
+    def __init__(self, message: str, *, words: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.words = words
+        self.retry_after_s = retry_after_s
+
+
+class RequestRefused(EngineError):
+    """The engine will never serve this request: 400, 404, 413, 422, a prompt that does not fit, wrong credentials."""
+
+    error_class = ErrorClass.ITEM_FATAL
+
+
+class EngineBusy(EngineError):
+    """The engine could not serve the request now: timeout, 5xx, 503, 429."""
+
+    error_class = ErrorClass.TRANSIENT
+
+
+class EngineLost(EngineError):
+    """The engine went away: connection lost, `abort`, a stream without its end, a server that is shutting down."""
+
+    error_class = ErrorClass.ENGINE_FATAL
+
+
+class EngineUnreachable(EngineLost):
+    """No connection could be made: nobody listens there. Nothing was sent."""

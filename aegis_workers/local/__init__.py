@@ -1,0 +1,1 @@
+"""The whole system on one machine: Redis, engine doubles, workers and Flower as children of one process."""

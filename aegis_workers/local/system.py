@@ -1,0 +1,158 @@
+"""The whole system on this machine: Redis, simulators, workers and Flower, in order, and out again in reverse."""
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from redis.exceptions import RedisError
+
+from aegis_workers.local import children, process, redis_server
+from aegis_workers.local.process import Process, ProcessFailed
+from aegis_workers.routing import Engine
+from aegis_workers.settings import Settings
+from aegis_workers.state import connection, keys, workers
+
+SIMULATED_MODEL = "sim"
+# What a child needs to end once its calls have ended.
+STOP_GRACE_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flower:
+    """Where Flower answers, and who may look (`user:password`)."""
+
+    url: str
+    auth: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """Everything that runs. `settings` are those of the children: with the Redis in use, and the simulators as engines."""
+
+    settings: Settings
+    logs: Path
+    redis: redis_server.RedisServer
+    simulated: Collection[Engine]
+    processes: Sequence[Process]
+    flower: Flower | None
+
+    def check(self) -> None:
+        """Raises `ProcessFailed` if any child has ended."""
+        for child in self.processes:
+            child.check()
+
+
+@contextmanager
+def running(settings: Settings, *, simulated: Collection[Engine] = (), with_flower: bool = False) -> Iterator[System]:
+    """The system, ready for tasks; it ends with the block.
+
+    `simulated` are the engines that simulators stand in for. Raises `ProcessFailed` where a child does not start,
+    `ConfigurationError` where there is no Redis, and `RedisUnavailable` where it goes away, in the block too.
+    """
+    with ExitStack() as stack:
+        logs = stack.enter_context(_log_folder())
+        server = stack.enter_context(
+            redis_server.running(settings.redis_url, objection=lambda: _in_use(settings) if simulated else None)
+        )
+        used = settings.model_copy(update={"redis_url": server.url})
+        stack.enter_context(connection.explained(used))
+        if simulated:
+            stack.enter_context(_mode_key_as_found(used))
+        simulators = stack.enter_context(_group(STOP_GRACE_S))
+        used = used.model_copy(update=_simulate(simulated, used, logs, simulators))
+        staff = stack.enter_context(_group(settings.shutdown_grace_s + STOP_GRACE_S))
+        _work(used, logs, staff)
+        watchers = stack.enter_context(_group(STOP_GRACE_S))
+        flower = _watch(used, logs, watchers) if with_flower else None
+        processes = [*([server.process] if server.process else []), *simulators, *staff, *watchers]
+        yield System(settings=used, logs=logs, redis=server, simulated=simulated, processes=processes, flower=flower)
+
+
+@contextmanager
+def _log_folder() -> Iterator[Path]:
+    """A folder for the children's logs; kept where one of them failed, else removed."""
+    folder = Path(tempfile.mkdtemp(prefix="aegis-logs-"))
+    try:
+        yield folder
+    except ProcessFailed as failure:
+        raise ProcessFailed(f"{failure}\nAll logs: {folder}") from None
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    else:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def _group(grace_s: float) -> Iterator[list[Process]]:
+    """Processes that are stopped together: those that the list holds by then."""
+    group: list[Process] = []
+    try:
+        yield group
+    finally:
+        process.stop(group, grace_s)
+
+
+def _simulate(engines: Collection[Engine], settings: Settings, logs: Path, group: list[Process]) -> Mapping[str, Any]:
+    """Starts a simulator for each of `engines`. Returns the settings that make workers use them."""
+    group.extend(children.start_simulator(engine, settings, logs) for engine in engines)
+    changes: dict[str, Any] = {}
+    for engine, child in zip(engines, group, strict=True):
+        changes |= {f"{engine}_url": (children.address(child),), f"{engine}_model": SIMULATED_MODEL}
+    return changes
+
+
+def _work(settings: Settings, logs: Path, group: list[Process]) -> None:
+    """Starts the workers. Returns when they are ready."""
+    group.extend(children.start_worker(queue, settings, logs) for queue in children.WORKERS)
+    children.await_workers(group, settings)
+
+
+def _watch(settings: Settings, logs: Path, group: list[Process]) -> Flower:
+    """Starts Flower: on its usual port, or on a free one where that is taken; with a random password if none is set."""
+    auth = settings.flower_auth or SecretStr(f"aegis:{secrets.token_urlsafe(12)}")
+    settings = settings.model_copy(update={"flower_auth": auth})
+    for port in (children.FLOWER_PORT, 0):
+        group.append(children.start_flower(port, settings, logs))
+        try:
+            return Flower(url=children.address(group[-1]), auth=auth.get_secret_value())
+        except ProcessFailed as failure:
+            if port == 0 or process.PORT_TAKEN not in str(failure):
+                raise
+            group.clear()
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+@contextmanager
+def _mode_key_as_found(settings: Settings) -> Iterator[None]:
+    """Takes back the default mode that the first start on a Redis writes.
+
+    After a simulated run it would override what `LLM_ENGINE_MODE` says at the first real one. Another mode is the operator's.
+    """
+    with connection.open_sync(settings) as client:
+        found = client.exists(keys.MODE)
+        try:
+            yield
+        finally:
+            if not found:
+                with suppress(RedisError):
+                    client.eval(keys.DROP_LEASE, 1, keys.MODE, settings.llm_engine_mode.value)
+
+
+def _in_use(settings: Settings) -> str | None:
+    """Why a simulated system must not use this Redis, in words: its simulators would answer the tasks of others."""
+    try:
+        with connection.open_sync(settings) as client:
+            if workers.read_all(client):
+                return "other workers use it, whose tasks a simulator must not answer"
+            if any(client.llen(queue) for queue in children.WORKERS):
+                return "tasks wait there, which a simulator must not answer"
+    except RedisError as error:
+        return str(error) or repr(error)
+    return None

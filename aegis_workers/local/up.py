@@ -1,0 +1,53 @@
+"""`aegis-workers up`: the whole system in the foreground, until it is told to stop or a part of it dies."""
+
+import time
+from typing import NoReturn
+
+from rich.console import Console
+
+from aegis_workers.errors import AegisError, ConfigurationError
+from aegis_workers.local import system, terminal
+from aegis_workers.local.system import System
+from aegis_workers.routing import Engine
+from aegis_workers.settings import Settings
+
+CHECK_INTERVAL_S = 0.25
+
+
+def up(settings: Settings, *, simulate: bool) -> int:
+    """Run the system; returns the exit status: 0 when it was told to stop, 1 when a part of it died or did not start."""
+    out, err = terminal.console(), terminal.console(stderr=True)
+    try:
+        with terminal.interruptible():
+            _supervise(settings, out, simulate=simulate)
+    except KeyboardInterrupt:
+        terminal.say(out, "Stopped.")
+        return 0
+    except AegisError as error:
+        terminal.say(err, str(error))
+        return 1
+
+
+def _supervise(settings: Settings, out: Console, *, simulate: bool) -> NoReturn:
+    """Ends with `KeyboardInterrupt`, or with what a child died of."""
+    if not simulate and not any(settings.model(engine) for engine in Engine):
+        raise ConfigurationError(
+            "No engine is configured: set AEGIS_VLLM_MODEL or AEGIS_OLLAMA_MODEL, or use --simulate for engines that are doubles"
+        )
+    simulated = tuple(Engine) if simulate else ()
+    with system.running(settings, simulated=simulated, with_flower=True) as running:
+        terminal.announce(running, out)
+        _invite(running, out)
+        while True:
+            running.check()
+            time.sleep(CHECK_INTERVAL_S)
+
+
+def _invite(running: System, out: Console) -> None:
+    if running.flower is not None:
+        login = "login as in AEGIS_FLOWER_AUTH" if running.settings.flower_auth else f"login {running.flower.auth}"
+        terminal.say(out, f"Flower: {running.flower.url} ({login})")
+    terminal.say(out, f"Logs: {running.logs}")
+    if running.redis.process is not None:
+        terminal.say(out, f"In other terminals: export AEGIS_REDIS_URL={running.settings.redis_url}")
+    terminal.say(out, "Ready. Ctrl-C stops everything.")

@@ -1,0 +1,278 @@
+"""Every setting, read once: the only reader of the environment and of `.env`."""
+
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from aegis_workers.errors import ConfigurationError
+from aegis_workers.routing import Engine, Mode, Policy
+
+ENV_FILE = Path(".env")
+
+
+class Profile(StrEnum):
+    """What an installation is for; chooses the default mode."""
+
+    CHAT_ONLY = "chat_only"
+    PHARMA = "pharma"
+    LAW_FIRM = "law_firm"
+    ENGINEERING = "engineering"
+    ENTERPRISE_INGESTION = "enterprise_ingestion"
+
+
+PROFILE_MODES: Mapping[Profile, Mode] = {
+    Profile.CHAT_ONLY: Mode.OLLAMA,
+    Profile.PHARMA: Mode.OLLAMA,
+    Profile.LAW_FIRM: Mode.OLLAMA,
+    Profile.ENGINEERING: Mode.AUTO,
+    Profile.ENTERPRISE_INGESTION: Mode.VLLM,
+}
+
+
+def _lowered(value: Any) -> Any:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _stripped(value: Any) -> Any:
+    return value.strip() or None if isinstance(value, str) else value
+
+
+_URL_FORM = "write http://host:port, or several with commas between them"
+
+
+def _split(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    urls = tuple(part.strip() for part in value.split(",") if part.strip())
+    if not urls:
+        raise ValueError(_URL_FORM)
+    return urls
+
+
+def _is_url(value: str, schemes: set[str]) -> bool:
+    with suppress(ValueError):  # urlsplit finds a bad host at once, and a bad port when asked for it
+        parts = urlsplit(value)
+        return parts.scheme in schemes and (parts.port is None or parts.port > 0)
+    return False
+
+
+def _is_base_url(value: str) -> str:
+    if not _is_url(value, {"http", "https"}) or not urlsplit(value).hostname:
+        raise ValueError(_URL_FORM)
+    return value.rstrip("/")
+
+
+def _is_redis_url(value: str) -> str:
+    if not _is_url(value, {"redis", "rediss", "unix"}):
+        raise ValueError(
+            "write redis://host:port/db, rediss://… or unix://…, special characters of a password percent-encoded; "
+            "Redis Cluster is not supported"
+        )
+    return value
+
+
+def _is_duration(value: str) -> str:
+    if not re.fullmatch(r"-?\d+(\.\d+)?[smh]", value):
+        raise ValueError("write a number and a unit, such as 30m; the units are s, m and h")
+    return value
+
+
+BaseUrls = Annotated[tuple[Annotated[str, AfterValidator(_is_base_url)], ...], NoDecode, BeforeValidator(_split)]
+RedisUrl = Annotated[str, AfterValidator(_is_redis_url)]
+Duration = Annotated[str, AfterValidator(_is_duration)]
+Word = BeforeValidator(_lowered)
+Stripped = BeforeValidator(_stripped)
+
+
+class Settings(BaseSettings):
+    """The values in force. Times in seconds (`_s`), sizes in bytes or GB as their names say."""
+
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE, extra="ignore", frozen=True, env_ignore_empty=True, populate_by_name=True, allow_inf_nan=False
+    )
+
+    deployment_profile: Annotated[Profile | None, Word] = Field(None, alias="DEPLOYMENT_PROFILE")
+    llm_engine_mode: Annotated[Mode, Word] = Field(Mode.AUTO, alias="LLM_ENGINE_MODE")
+
+    redis_url: RedisUrl = Field("redis://localhost:6379/0", repr=False, alias="AEGIS_REDIS_URL")
+    fallback: Annotated[Policy, Word] = Field(Policy.DEGRADE, alias="AEGIS_FALLBACK")
+
+    vllm_url: BaseUrls = Field(("http://localhost:8000",), repr=False, alias="AEGIS_VLLM_URL")
+    vllm_model: Annotated[str | None, Stripped] = Field(None, alias="AEGIS_VLLM_MODEL")
+    vllm_api_key: Annotated[SecretStr | None, Stripped] = Field(None, alias="AEGIS_VLLM_API_KEY")
+    vllm_limit: int = Field(256, ge=1, alias="AEGIS_VLLM_LIMIT")
+    vllm_memory_gb: float = Field(40.7, gt=0, alias="AEGIS_VLLM_MEMORY_GB")
+
+    ollama_url: BaseUrls = Field(("http://localhost:11434",), repr=False, alias="AEGIS_OLLAMA_URL")
+    ollama_model: Annotated[str | None, Stripped] = Field(None, alias="AEGIS_OLLAMA_MODEL")
+    ollama_limit: int = Field(4, ge=1, alias="AEGIS_OLLAMA_LIMIT")
+    ollama_memory_gb: float = Field(24.0, gt=0, alias="AEGIS_OLLAMA_MEMORY_GB")
+    ollama_num_ctx: int = Field(8192, ge=512, alias="AEGIS_OLLAMA_NUM_CTX")
+    ollama_keep_alive: Duration = Field("30m", alias="AEGIS_OLLAMA_KEEP_ALIVE")
+    memory_budget_gb: float | None = Field(None, gt=0, alias="AEGIS_MEMORY_BUDGET_GB")
+
+    call_timeout_s: float = Field(120.0, gt=0, alias="AEGIS_CALL_TIMEOUT_S")
+    chat_deadline_s: float = Field(300.0, gt=0, alias="AEGIS_CHAT_DEADLINE_S")
+    extraction_deadline_s: float = Field(3600.0, gt=0, alias="AEGIS_EXTRACTION_DEADLINE_S")
+    shutdown_grace_s: float = Field(30.0, ge=0, alias="AEGIS_SHUTDOWN_GRACE_S")
+    probe_interval_s: float = Field(2.0, gt=0, alias="AEGIS_PROBE_INTERVAL_S")
+    probe_timeout_s: float = Field(5.0, gt=0, alias="AEGIS_PROBE_TIMEOUT_S")
+
+    worker_threads: int = Field(64, ge=1, alias="AEGIS_WORKER_THREADS")
+
+    chunk_tokens: int = Field(1500, ge=50, alias="AEGIS_CHUNK_TOKENS")
+    chunk_overlap_tokens: int = Field(100, ge=0, alias="AEGIS_CHUNK_OVERLAP_TOKENS")
+    answer_tokens: int = Field(4096, ge=16, alias="AEGIS_ANSWER_TOKENS")
+    max_text_bytes: int = Field(2_000_000, ge=1, alias="AEGIS_MAX_TEXT_BYTES")
+
+    log_format: Annotated[Literal["auto", "json", "console"], Word] = Field("auto", alias="AEGIS_LOG_FORMAT")
+    flower_auth: SecretStr | None = Field(None, alias="AEGIS_FLOWER_AUTH")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _profile_chooses_mode(cls, values: Any) -> Any:
+        profile = _lowered(values.get("DEPLOYMENT_PROFILE"))
+        if "LLM_ENGINE_MODE" not in values and profile in set(Profile):
+            values["LLM_ENGINE_MODE"] = PROFILE_MODES[Profile(profile)]
+        return values
+
+    @model_validator(mode="after")
+    def _overlap_is_smaller_than_chunk(self) -> Self:
+        if self.chunk_overlap_tokens * 2 > self.chunk_tokens:
+            raise ValueError(
+                f"AEGIS_CHUNK_OVERLAP_TOKENS={self.chunk_overlap_tokens} is more than half of "
+                f"AEGIS_CHUNK_TOKENS={self.chunk_tokens}"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the names are pydantic-settings' own
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over `.env` over profile and defaults; no secrets folder."""
+        return init_settings, env_settings, dotenv_settings
+
+    def urls(self, engine: Engine) -> tuple[str, ...]:
+        """Base URLs of the engine's replicas."""
+        return self.vllm_url if engine is Engine.VLLM else self.ollama_url
+
+    def model(self, engine: Engine) -> str | None:
+        """The model to ask of the engine; None where the engine is not configured."""
+        return self.vllm_model if engine is Engine.VLLM else self.ollama_model
+
+    def limit(self, engine: Engine) -> int:
+        """Calls in flight that the engine may have."""
+        return self.vllm_limit if engine is Engine.VLLM else self.ollama_limit
+
+    def has_room_for_both(self) -> bool:
+        """Whether the memory settings say that both engines fit at once; without a budget they do not say so."""
+        return self.memory_budget_gb is not None and self.vllm_memory_gb + self.ollama_memory_gb <= self.memory_budget_gb
+
+
+class Origin(StrEnum):
+    """Where a value in force came from."""
+
+    DEFAULT = "default"
+    PROFILE = "profile"
+    ENVIRONMENT = "environment"
+    FILE = "file"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One value in force, ready to show: secrets are masked, so are passwords in addresses."""
+
+    name: str
+    value: str
+    origin: Origin
+
+
+@cache
+def load() -> Settings:
+    """The settings of this process, read at the first call.
+
+    Raises `ConfigurationError`, which names each bad variable, its value and what is allowed.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    names = [str(part) for part in problem["loc"] if isinstance(part, str)]
+    reason = str(problem["msg"]).removeprefix("Value error, ")
+    if not names:
+        return reason
+    name, value = names[0], str(problem["input"])
+    secret = name in _secret_names() or ("@" in value and "://" not in value)
+    shown = "" if secret else f"={without_password(value)}"
+    return f"{name}{shown}: {reason}"
+
+
+def _secret_names() -> set[str]:
+    return {alias for alias, field in _fields().items() if "SecretStr" in str(field.annotation)}
+
+
+def _fields() -> Mapping[str, Any]:
+    return {str(field.alias): field for field in Settings.model_fields.values()}
+
+
+def explain(settings: Settings) -> list[Setting]:
+    """Every value in force with its origin, in the order of the model."""
+    environment = {name.upper(): value for name, value in os.environ.items() if value}
+    file = {name.upper(): value for name, value in dotenv_values(ENV_FILE).items() if value}
+
+    def origin(alias: str) -> Origin:
+        if alias in environment:
+            return Origin.ENVIRONMENT
+        if alias in file:
+            return Origin.FILE
+        if alias == "LLM_ENGINE_MODE" and settings.deployment_profile is not None:
+            return Origin.PROFILE
+        return Origin.DEFAULT
+
+    return [
+        Setting(name=str(field.alias), value=_shown(getattr(settings, attribute)), origin=origin(str(field.alias)))
+        for attribute, field in Settings.model_fields.items()
+    ]
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case None:
+            return "(not set)"
+        case SecretStr():
+            return "********"
+        case tuple():
+            return ", ".join(without_password(part) for part in value)
+        case str():
+            return without_password(str(value))
+        case _:
+            return str(value)
+
+
+# To the last "@", because a password may hold any character; redis-py takes one from the query too.
+_USER_PASSWORD = re.compile(r"(://[^:@/?#]*):.*@", re.DOTALL)
+_QUERY_PASSWORD = re.compile(r"([?&]password=)[^&#]*")
+
+
+def without_password(url: str) -> str:
+    """`url` with the password in it, if any, replaced by stars; other text comes back as it is."""
+    return _QUERY_PASSWORD.sub(r"\1***", _USER_PASSWORD.sub(r"\1:***@", url))

@@ -1,0 +1,1 @@
+"""A double of Ollama's server."""

@@ -1,0 +1,1 @@
+"""A double of vLLM's OpenAI-compatible server."""

@@ -1,0 +1,63 @@
+"""Connections to Redis, and one plain sentence for a Redis that does not answer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+import redis.asyncio
+import redis.asyncio.retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
+
+from aegis_workers.errors import RedisUnavailable
+from aegis_workers.settings import Settings, without_password
+
+# A frozen Redis must not hold a call at the task boundary for longer than this.
+SOCKET_TIMEOUT_S = 5.0
+
+# How soon a background part tries again when Redis is away.
+RETRY_S = 2.0
+
+# One retry, without a pause: a pooled connection that a restarted Redis has closed is replaced, and a Redis that is away is
+# reported at once. None after a timeout: a frozen Redis would hold its caller twice as long.
+_RETRIES = 1
+_RETRIED = (redis.exceptions.ConnectionError,)
+
+_OPTIONS: dict[str, Any] = {
+    "socket_timeout": SOCKET_TIMEOUT_S,
+    "socket_connect_timeout": SOCKET_TIMEOUT_S,
+    "decode_responses": True,
+    "encoding_errors": "replace",  # anybody may write the mode key; odd bytes are an unknown mode, not a crash
+    "client_name": "aegis-workers",
+    "protocol": 3,
+    "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+}
+
+
+def open_sync(settings: Settings) -> redis.Redis:
+    """A client for threads and command lines. It connects at its first command."""
+    return redis.Redis.from_url(settings.redis_url, retry=Retry(NoBackoff(), _RETRIES, _RETRIED), **_OPTIONS)
+
+
+def open_async(settings: Settings) -> redis.asyncio.Redis:
+    """A client for the event loop. It connects at its first command."""
+    retry = redis.asyncio.retry.Retry(NoBackoff(), _RETRIES, _RETRIED)
+    return redis.asyncio.Redis.from_url(settings.redis_url, retry=retry, **_OPTIONS)
+
+
+@contextmanager
+def explained(settings: Settings) -> Iterator[None]:
+    """Turns any failure to talk to Redis into `RedisUnavailable`, with the address and what to do."""
+    try:
+        yield
+    except RedisError as error:
+        raise RedisUnavailable(unavailable(settings, error)) from None
+
+
+def unavailable(settings: Settings, error: Exception) -> str:
+    """The sentence for a Redis that does not answer."""
+    said = str(error) or repr(error)
+    return f"Redis at {without_password(settings.redis_url)} does not answer ({said}): start it, or set AEGIS_REDIS_URL"

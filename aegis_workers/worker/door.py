@@ -1,0 +1,107 @@
+"""The door between Celery and the event loop: a task decodes, calls one service and encodes."""
+
+import inspect
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from functools import cached_property
+from typing import Any, TypeVar
+
+import redis
+from celery.exceptions import Reject
+from celery.result import AsyncResult
+from kombu.exceptions import EncodeError, OperationalError
+
+from aegis_workers import settings as settings_module
+from aegis_workers.dispatch import inputs
+from aegis_workers.errors import AegisError, InvalidInput, RedisUnavailable, WorkerStopping
+from aegis_workers.settings import Settings
+from aegis_workers.state import connection
+from aegis_workers.worker import runtime
+from aegis_workers.worker.request import QuietTask
+from aegis_workers.worker.services import Services
+
+T = TypeVar("T")
+
+ENQUEUED_AT = "aegis_enqueued_at"
+
+
+class Door(QuietTask):
+    """What every task here shares."""
+
+    abstract = True
+    throws = (AegisError,)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of this process."""
+        return settings_module.load()
+
+    def check(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of `run` as they will be sent; raises `InvalidInput` for what a worker would refuse."""
+        return arguments
+
+    def apply_async(
+        self, args: Any = None, kwargs: Mapping[str, Any] | None = None, task_id: str | None = None, **options: Any
+    ) -> AsyncResult:
+        """Enqueue, after the check that the worker would make: bad input fails here and now, and nothing is sent.
+
+        Raises `InvalidInput`, and `RedisUnavailable` where Redis does not answer.
+        """
+        headers = {ENQUEUED_AT: time.time(), **(options.pop("headers", None) or {})}
+        options |= {"task_id": task_id, "headers": headers}
+        if "parent_id" in options:
+            # Celery itself continues a workflow here, after a task that succeeded: an error now would fail that task, while
+            # the worker's own check fails this one.
+            return super().apply_async(args, kwargs, **options)
+        arguments = self.check(self._bound(args or (), kwargs or {}))
+        inputs.check_version(arguments["version"])
+        with connection.explained(self.settings):
+            # Celery would try for 20 s before it says that Redis is away.
+            self._redis.ping()
+        try:
+            return super().apply_async((), arguments, **options)
+        except EncodeError:
+            raise InvalidInput("the arguments hold something that JSON cannot carry: send plain values") from None
+        except OperationalError as error:
+            raise RedisUnavailable(connection.unavailable(self.settings, error)) from None
+
+    @cached_property
+    def _redis(self) -> redis.Redis:
+        # Where messages go: the demo publishes on a Redis that it started after the settings were read.
+        return connection.open_sync(self.settings.model_copy(update={"redis_url": self.app.conf.broker_url}))
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """Refuses a message whose arguments are not those of `run`."""
+        self._bound(args, kwargs)
+
+    def _bound(self, args: Any, kwargs: Any) -> dict[str, Any]:
+        signature = inspect.signature(self.run)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            raise InvalidInput(f"the arguments do not fit: {self.name} takes {', '.join(signature.parameters)}") from None
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
+    def carry_out(self, work: Callable[[Services], Coroutine[Any, Any, dict[str, Any]]]) -> dict[str, Any]:
+        """The result of `work` on the event loop; the message goes back to its queue when the worker stops first."""
+        started = time.monotonic()
+        process = runtime.start(self.settings, queue=str((self.request.delivery_info or {}).get("routing_key")))
+        try:
+            result = process.run(work)
+        except WorkerStopping as error:
+            raise Reject(str(error), requeue=True) from None
+        self.summaries[self.request.id] = _summary(result, time.monotonic() - started)
+        return result
+
+    @property
+    def enqueued_at(self) -> float | None:
+        """When the message was enqueued, in epoch seconds; None where its producer did not say."""
+        headers = self.request.headers
+        value = headers.get(ENQUEUED_AT) if isinstance(headers, Mapping) else None
+        return float(value) if isinstance(value, int | float) else None
+
+
+def _summary(result: Mapping[str, Any], elapsed_s: float) -> dict[str, Any]:
+    shown = {name: result[name] for name in ("status", "engine", "mode", "attempts") if name in result}
+    return {**shown, "ms": round(elapsed_s * 1000)}

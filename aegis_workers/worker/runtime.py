@@ -1,0 +1,94 @@
+"""One event loop a worker process: everything about a call happens on it, and task threads wait at its door."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+import structlog
+from anyio.from_thread import start_blocking_portal
+
+from aegis_workers.errors import WorkerStopping
+from aegis_workers.settings import Settings
+from aegis_workers.worker import services
+from aegis_workers.worker.services import Services
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+class Runtime:
+    """The event loop, in a thread of its own, and the calls that task threads have running on it."""
+
+    def __init__(self, settings: Settings, queue: str) -> None:
+        self._grace_s = settings.shutdown_grace_s
+        self._running: set[Future[Any]] = set()
+        self._stopping = threading.Event()
+        self._stack = ExitStack()
+        self._portal = self._stack.enter_context(start_blocking_portal("asyncio"))
+        self._loop = self._portal.call(asyncio.get_running_loop)
+        self._services = self._stack.enter_context(self._portal.wrap_async_context_manager(services.opened(settings, queue)))
+
+    def run(self, work: Callable[[Services], Coroutine[Any, Any, T]]) -> T:
+        """The result of `work`, carried out on the loop while this thread waits.
+
+        Raises what `work` raises, and `WorkerStopping` when the worker stops first: `work` is then cancelled, which closes its
+        requests at the engine.
+        """
+        if self._stopping.is_set():
+            raise WorkerStopping("the worker is stopping")
+        # The portal's own way to start a task waits for the loop once more: 0.1 ms a call.
+        future = asyncio.run_coroutine_threadsafe(work(self._services), self._loop)
+        self._running.add(future)
+        try:
+            return future.result()
+        except CancelledError:
+            raise WorkerStopping("the worker is stopping") from None
+        finally:
+            self._running.discard(future)
+
+    def begin_stop(self) -> None:
+        """Ends the calls that wait, now, and those in flight when the grace is over. Returns at once."""
+        self._portal.start_task_soon(self._close_admission)
+        timer = threading.Timer(self._grace_s, self.cancel_running)
+        timer.daemon = True
+        timer.start()
+
+    async def _close_admission(self) -> None:
+        self._services.admission.close()
+
+    def cancel_running(self) -> None:
+        """Closes every call that is still running."""
+        self._stopping.set()
+        running = list(self._running)
+        if running:
+            log.warning("calls.put_back", count=len(running), grace_s=self._grace_s)
+        for future in running:
+            future.cancel()
+
+    def close(self) -> None:
+        """Ends the loop; what still runs is cancelled first."""
+        self.cancel_running()
+        self._stack.close()
+
+
+_current: tuple[int, Runtime] | None = None
+_starting = threading.Lock()
+
+
+def start(settings: Settings, queue: str) -> Runtime:
+    """This process's runtime, started at the first call."""
+    global _current  # noqa: PLW0603 - Celery gives a task no other place to find what its process holds
+    with _starting:
+        if _current is None or _current[0] != os.getpid():  # a forked child has the parent's variable but not its loop
+            _current = (os.getpid(), Runtime(settings, queue))
+        return _current[1]
+
+
+def started() -> Runtime | None:
+    """This process's runtime, if it has one."""
+    return _current[1] if _current is not None and _current[0] == os.getpid() else None

@@ -1,0 +1,174 @@
+"""What a worker process has on its event loop, opened and closed in one place."""
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio
+import structlog
+from redis.exceptions import RedisError
+
+from aegis_workers.dispatch.admission import Admission
+from aegis_workers.dispatch.calls import Calls
+from aegis_workers.dispatch.documents import Documents
+from aegis_workers.engines import clients as engine_clients
+from aegis_workers.engines.base import EngineClient, Readiness
+from aegis_workers.errors import EngineLost, EngineUnreachable
+from aegis_workers.routing import Engine
+from aegis_workers.settings import Settings
+from aegis_workers.state import connection, engine_status, keys, mode, workers
+from aegis_workers.state.cached import Cached
+from aegis_workers.state.engine_status import ReplicaStatus, Statuses
+from aegis_workers.state.mode import ModeReading
+from aegis_workers.state.push import Push
+from aegis_workers.worker.prober import Prober
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """The parts that tasks use."""
+
+    settings: Settings
+    redis: redis.asyncio.Redis
+    admission: Admission
+    calls: Calls
+    documents: Documents
+
+
+@asynccontextmanager
+async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
+    """The services of this process, with their background work running until the block ends."""
+    async with AsyncExitStack() as stack:
+        client = connection.open_async(settings)
+        stack.push_async_callback(client.aclose)
+        clients = engine_clients.build(settings)
+        for replica in (replica for replicas in clients.values() for replica in replicas):
+            stack.push_async_callback(replica.aclose)
+        mode_memory, statuses = mode.cache(client, settings.llm_engine_mode), engine_status.cache(client)
+        admission = Admission(clients, {e: settings.limit(e) for e in Engine}, settings.fallback, mode_memory, statuses)
+        reporter = _LossReporter(client, statuses)
+        calls = Calls(admission, timeout_s=settings.call_timeout_s, report_lost=reporter.report)
+        push = Push(client, (keys.MODE, keys.ENGINE_PREFIX), _Changes(mode_memory, statuses, admission).note)
+        background = {
+            "push": push.run(),
+            "admission": admission.run(),
+            "default mode": _write_default_mode(client, settings),
+            "prober": Prober(client, clients, settings, mode_memory, statuses).run(),
+            "heartbeat": _Heartbeat(client, admission, calls, mode_memory, queue).run(),
+        }
+        for name, work in background.items():
+            stack.push_async_callback(_ended, asyncio.create_task(_watched(name, work), name=name))
+        yield Services(settings=settings, redis=client, admission=admission, calls=calls, documents=Documents(calls, settings))
+
+
+async def _watched(name: str, work: Coroutine[Any, Any, None]) -> None:
+    """Stops the worker when a part of it dies: its supervisor starts a new one. Else it would look alive and do nothing."""
+    try:
+        await work
+    except Exception:
+        log.critical("worker.part_died", part=name, exc_info=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Cancels until the task has ended: redis-py's connections can swallow a cancellation that comes with their answer."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=0.1)
+
+
+async def _write_default_mode(client: redis.asyncio.Redis, settings: Settings) -> None:
+    while True:
+        try:
+            if await mode.write_default(client, settings.llm_engine_mode):
+                log.info("mode.defaulted", mode=settings.llm_engine_mode.value)
+        except (RedisError, OSError) as error:
+            log.warning("redis.unavailable", error=connection.unavailable(settings, error))
+            await asyncio.sleep(connection.RETRY_S)
+        else:
+            return
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """Routes what Redis says has changed to the memory that holds it."""
+
+    mode: Cached[ModeReading]
+    statuses: Cached[Statuses]
+    admission: Admission
+
+    def note(self, key: str | None) -> None:
+        if key in {keys.MODE, None}:
+            self.mode.drop()
+        if key != keys.MODE:
+            self.statuses.drop()
+        self.admission.nudge()
+
+
+@dataclass(frozen=True)
+class _LossReporter:
+    """Tells all workers of a replica that this process could not reach, before the prober finds out."""
+
+    client: redis.asyncio.Redis
+    statuses: Cached[Statuses]
+
+    async def report(self, replica: EngineClient, error: EngineLost) -> None:
+        if not isinstance(error, EngineUnreachable):
+            return
+        status = ReplicaStatus(url=replica.url, state=Readiness.UNAVAILABLE, reason=str(error))
+        try:
+            await engine_status.report(self.client, replica.engine, [status], complete=False)
+        except (RedisError, OSError):
+            log.warning("engine.loss_not_shared", engine=replica.engine.value, url=replica.url)
+        self.statuses.drop()
+
+
+class _Heartbeat:
+    """Says at each interval that the worker lives, and what its calls do and wait for."""
+
+    def __init__(
+        self, client: redis.asyncio.Redis, admission: Admission, calls: Calls, mode: Cached[ModeReading], queue: str
+    ) -> None:
+        self._client = client
+        self._admission = admission
+        self._calls = calls
+        self._mode = mode
+        self._queue = queue
+        self._worker_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+
+    async def run(self) -> None:
+        try:
+            while True:
+                await self._beat()
+                await asyncio.sleep(workers.REFRESH_S)
+        finally:
+            await asyncio.shield(self._withdraw())
+
+    async def _beat(self) -> None:
+        report = workers.WorkerReport(
+            worker_id=self._worker_id,
+            queue=self._queue,
+            pid=os.getpid(),
+            in_flight=self._admission.in_flight,
+            waiting=self._admission.waiting,
+            tokens_per_s=self._calls.throughput.tokens_per_s,
+            mode=self._mode.last.value.mode.value,
+        )
+        try:
+            await workers.publish(self._client, report)
+        except (RedisError, OSError) as error:
+            log.debug("heartbeat.skipped", error=repr(error))
+
+    async def _withdraw(self) -> None:
+        try:
+            await workers.withdraw(self._client, self._worker_id)
+        except (RedisError, OSError):
+            log.debug("heartbeat.left", reason="Redis does not answer; the entry will expire")

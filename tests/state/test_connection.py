@@ -1,0 +1,84 @@
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from aegis_workers.errors import RedisUnavailable
+from aegis_workers.local.process import Process
+from aegis_workers.routing import Mode
+from aegis_workers.settings import Settings
+from aegis_workers.state import connection, keys, mode
+from aegis_workers.state.cached import Cached
+from aegis_workers.state.mode import ModeReading
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("socket_timeout", "socket_connect_timeout"):
+        monkeypatch.setitem(connection._OPTIONS, name, 0.5)
+
+
+@pytest.fixture
+def freeze(own_redis: tuple[Process, Settings]) -> Iterator[Process]:
+    child, _ = own_redis
+    yield child
+    child.popen.send_signal(signal.SIGCONT)
+
+
+async def read(cached: Cached[ModeReading]) -> tuple[Mode, bool]:
+    cached.drop()
+    reading = await cached.read()
+    return reading.value.mode, reading.stale
+
+
+async def test_a_frozen_redis_gives_the_last_known_mode_as_stale_and_is_believed_again_when_it_thaws(
+    own_redis: tuple[Process, Settings], freeze: Process
+) -> None:
+    with connection.open_sync(own_redis[1]) as operator:
+        operator.set(keys.MODE, "ollama")
+        async with connection.open_async(own_redis[1]) as client:
+            cached = mode.cache(client, Mode.AUTO)
+            assert await read(cached) == (Mode.OLLAMA, False)
+            connections = operator.info("stats")["total_connections_received"]
+
+            freeze.popen.send_signal(signal.SIGSTOP)
+            assert await read(cached) == (Mode.OLLAMA, True)
+            freeze.popen.send_signal(signal.SIGCONT)
+
+            assert await read(cached) == (Mode.OLLAMA, False)
+            # The one that the last read made; a second attempt at the frozen Redis would have held the first read twice as long.
+            assert operator.info("stats")["total_connections_received"] == connections + 1
+
+
+async def test_a_redis_that_restarts_is_asked_on_a_new_connection_without_an_error(settings: Settings) -> None:
+    with connection.open_sync(settings) as operator:
+        async with connection.open_async(settings) as client:
+            await client.set("aegis:test", "1")
+            operator.client_kill_filter(_type="normal", skipme=True)
+            assert await client.get("aegis:test") == "1"
+    with connection.open_sync(settings) as killed, connection.open_sync(settings) as operator:
+        killed.ping()
+        operator.client_kill_filter(_type="normal", skipme=True)
+        assert killed.get("aegis:test") == "1"
+
+
+def test_an_absent_redis_is_one_sentence_with_its_address_and_its_cure_and_without_its_password() -> None:
+    nobody = Settings(_env_file=None, redis_url="redis://:hunter2@127.0.0.1:1/0")
+    with (
+        pytest.raises(RedisUnavailable) as caught,
+        connection.explained(nobody),
+        connection.open_sync(nobody) as client,
+    ):
+        client.ping()
+    message = str(caught.value)
+    assert "redis://:***@127.0.0.1:1/0" in message
+    assert "hunter2" not in message
+    assert "start it, or set AEGIS_REDIS_URL" in message
+    assert caught.value.__suppress_context__
+
+
+def test_a_reason_without_words_is_still_said() -> None:
+    nobody = Settings(_env_file=None, redis_url="redis://host")
+    assert "TimeoutError()" in connection.unavailable(nobody, TimeoutError())

@@ -1,0 +1,148 @@
+"""A whole installation for a test: a Redis, two simulators and workers, all real processes of its own."""
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+from celery import Celery
+from celery.result import AsyncResult
+
+from aegis_workers.local import children, environment, process, redis_server
+from aegis_workers.local.process import Process
+from aegis_workers.routing import Engine
+from aegis_workers.settings import Settings
+from aegis_workers.state import connection, keys
+
+NO_REDIS = "redis://127.0.0.1:1/0"  # nobody listens there: a private one is started
+WITHIN_S = 20.0
+
+
+def eventually(holds: Callable[[], Any], *, within_s: float = WITHIN_S) -> Any:
+    """What `holds` returns once it is true; fails the test when that takes too long."""
+    deadline = time.monotonic() + within_s
+    while not (value := holds()):
+        assert time.monotonic() < deadline, f"did not happen within {within_s:g} s"
+        time.sleep(0.01)
+    return value
+
+
+@dataclass
+class Installation:
+    """`producer` is a bare Celery application that knows nothing of this package but names."""
+
+    settings: Settings
+    server: redis_server.RedisServer
+    redis: redis.Redis
+    producer: Celery
+    logs: Path
+    simulators: Mapping[Engine, Process]
+    workers: list[Process] = field(default_factory=list)
+
+    def start_workers(self, *queues: str, options: Sequence[str] = ()) -> list[Process]:
+        """Workers for `queues`, ready for tasks; `options` are further ones of Celery's command line."""
+        started = []
+        for queue in queues:
+            folder = self.logs / f"{queue}-{len(self.workers)}"
+            folder.mkdir()
+            started.append(children.start_worker(queue, self.settings, folder, *options))
+            self.workers.append(started[-1])
+        children.await_workers(started, self.settings)
+        return started
+
+    def await_engines(self, *engines: Engine) -> None:
+        """Returns when `engines` are ready in the eyes of the workers."""
+        eventually(lambda: all(self.redis.hget(keys.engine(engine), "state") == "ready" for engine in engines))
+
+    def send(self, name: str, *, headers: Mapping[str, Any] | None = None, **arguments: Any) -> AsyncResult:
+        """Enqueue a task by its name, as a producer without this package does."""
+        queue = {"aegis.extract": "extraction", "aegis.extract_batch": "extraction"}.get(name, "chat")
+        queue = "control" if name.endswith("_mode") else queue
+        return self.producer.send_task(name, kwargs={**arguments, "version": 1}, queue=queue, headers=headers)
+
+    def chat(self, text: str = "Hello there.", **arguments: Any) -> AsyncResult:
+        """Enqueue a chat."""
+        return self.send("aegis.chat", messages=[{"role": "user", "content": text}], **arguments)
+
+    def python(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """What another program does and says here: `script` in an interpreter of its own, with this installation's settings."""
+        return self._run([sys.executable, "-c", script, *arguments])
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """What `aegis-workers` does and says here."""
+        return self._run([sys.executable, "-m", "aegis_workers.cli", *arguments])
+
+    def _run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        env = environment.of(self.settings)
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=self.logs, timeout=WITHIN_S)
+
+    def behave(self, engine: Engine, **behaviour: Any) -> None:
+        """Set the faults of a simulator."""
+        self._simulator(engine, "behaviour", behaviour)
+
+    def stats(self, engine: Engine) -> dict[str, Any]:
+        """What a simulator has counted."""
+        return self._simulator(engine, "stats")
+
+    def in_flight(self, engine: Engine) -> int:
+        """Calls that an engine has, by its own count."""
+        return int(self.stats(engine)["in_flight"])
+
+    def worker_logs(self) -> str:
+        """Everything that the workers have logged."""
+        return "".join(worker.log.read_text(errors="replace") for worker in self.workers)
+
+    def _simulator(self, engine: Engine, what: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.settings.urls(engine)[0]}/_sim/{what}", data=data, headers=headers)  # noqa: S310
+        with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310 - a simulator on loopback
+            answer: dict[str, Any] = json.load(response)
+        return answer
+
+
+def start_simulator(engine: Engine, settings: Settings, logs: Path, options: Sequence[str]) -> Process:
+    """A simulator on a free port, with the options of its command line."""
+    command = [sys.executable, "-m", "aegis_workers.cli", "simulate", engine.value, "--port", "0", *options]
+    env = environment.of(settings) | {"PYTHONUNBUFFERED": "1"}
+    return process.start(f"simulator-{engine}", command, log=logs / f"simulator-{engine}.log", env=env)
+
+
+@contextmanager
+def installed(
+    logs: Path,
+    *queues: str,
+    vllm: Sequence[str] = (),
+    ollama: Sequence[str] = (),
+    await_engines: bool = True,
+    **settings: Any,
+) -> Iterator[Installation]:
+    """An installation with workers for `queues`, simulators with these options, and `settings` by their field names."""
+    with ExitStack() as stack:
+        server = stack.enter_context(redis_server.running(NO_REDIS))
+        base = Settings(_env_file=None, redis_url=server.url)
+        simulators = {
+            Engine.VLLM: start_simulator(Engine.VLLM, base, logs, vllm),
+            Engine.OLLAMA: start_simulator(Engine.OLLAMA, base, logs, ollama),
+        }
+        stack.callback(process.stop, list(simulators.values()), 5)
+        used: dict[str, Any] = {"redis_url": server.url, "probe_interval_s": 0.5, "shutdown_grace_s": 2.0}
+        for engine, simulator in simulators.items():
+            used |= {f"{engine}_url": (children.address(simulator),), f"{engine}_model": "sim"}
+        chosen = Settings(_env_file=None, **(used | settings))
+        client = stack.enter_context(connection.open_sync(chosen))
+        producer = Celery("producer", broker=server.url, backend=server.url)
+        stack.callback(producer.close)
+        place = Installation(settings=chosen, server=server, redis=client, producer=producer, logs=logs, simulators=simulators)
+        stack.callback(lambda: process.stop(place.workers, 10))
+        place.start_workers(*queues)
+        if queues and await_engines:
+            place.await_engines(*(engine for engine in Engine if chosen.model(engine)))
+        yield place

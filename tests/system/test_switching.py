@@ -1,0 +1,59 @@
+"""Switches of the engine mode, while calls are in flight."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from installation import Installation, eventually, installed
+
+from aegis_workers.local import environment
+from aegis_workers.routing import Engine
+from aegis_workers.state import keys
+
+SLOW = ("--call-seconds", "1")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Installation]:
+    with installed(tmp_path, "chat", "extraction", vllm=SLOW, ollama=SLOW, llm_engine_mode="vllm") as place:
+        yield place
+
+
+def test_a_call_in_flight_ends_on_its_engine_and_the_next_goes_where_a_plain_set_says(place: Installation) -> None:
+    in_flight = [place.chat() for _ in range(5)]
+    eventually(lambda: place.in_flight(Engine.VLLM) == 5)
+
+    place.redis.set(keys.MODE, "ollama")
+    after = [place.chat() for _ in range(2)]
+
+    assert {result.get(timeout=20)["engine"] for result in after} == {"ollama"}
+    assert {result.get(timeout=20)["engine"] for result in in_flight} == {"vllm"}
+    assert {result.get(timeout=20)["mode"] for result in in_flight} == {"vllm"}
+    assert place.stats(Engine.VLLM)["aborted"] == 0
+
+
+def test_every_way_to_switch_is_seen_by_running_workers(place: Installation) -> None:
+    def command_line(mode: str) -> None:
+        command = [sys.executable, "-m", "aegis_workers.cli", "mode", "set", mode]
+        subprocess.run(command, env=environment.of(place.settings), check=True, cwd=place.logs, capture_output=True)
+
+    def redis_cli(mode: str) -> None:
+        place.redis.set(keys.MODE, f" {mode.upper()} ")
+
+    def admin_task(mode: str) -> None:
+        assert place.send("aegis.set_engine_mode", mode=mode).get(timeout=20)["mode"] == mode
+
+    place.start_workers("control")
+    for switch in (command_line, redis_cli, admin_task):
+        for mode in ("ollama", "vllm"):
+            switch(mode)
+            assert place.chat().get(timeout=20)["mode"] == mode
+
+
+def test_an_unknown_mode_leaves_the_last_valid_one_in_force(place: Installation) -> None:
+    place.redis.set(keys.MODE, "ollama")
+    assert place.chat().get(timeout=20)["engine"] == "ollama"
+    place.redis.set(keys.MODE, "gpt")
+    assert place.chat().get(timeout=20)["engine"] == "ollama"
