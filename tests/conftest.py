@@ -20,6 +20,12 @@ hypothesis.settings.register_profile("aegis", deadline=None)
 hypothesis.settings.load_profile("aegis")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what needs a real vLLM: `scripts/test-engines` starts one, and registers the fixtures of that folder."""
+    needs_engine = collection_path == Path(__file__).parent / "vllm"
+    return True if needs_engine and not config.pluginmanager.has_plugin("vllm_fixtures") else None
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

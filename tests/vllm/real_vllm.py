@@ -1,4 +1,4 @@
-"""The plugin with which `tests/vllm` is collected at all: it has the server that most tests share, and says what was run."""
+"""The plugin that has the server which most tests share, and says what was run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,8 +49,3 @@ def _changes() -> list[str]:
     changed = [f"  {exchange.name}: {exchange.changed}" for exchange in kept if exchange.changed]
     held = f"answers recorded, which the simulator is held against: {len(kept)}; cases in which it had to change: "
     return [held + str(len(changed)), *changed]
-
-
-def find(config: pytest.Config) -> RealVllm | None:
-    """The plugin of this run of pytest, if it is there."""
-    return next((plugin for plugin in config.pluginmanager.get_plugins() if isinstance(plugin, RealVllm)), None)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import serving
+import vllm_fixtures
 from real_vllm import RealVllm
 
 TESTS = Path(__file__).parents[1]
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     ):
         os.environ |= {"AEGIS_TEST_VLLM_URL": server.url, "AEGIS_TEST_VLLM_MODEL": serving.MODEL}
         plugin = RealVllm(server, Path(folder), record=RECORD in arguments)
-        status = pytest.main(["--quiet", "--tb=native", *TIMEOUT, *chosen], plugins=[plugin])
+        status = pytest.main(["--quiet", "--tb=native", *TIMEOUT, *chosen], plugins=[plugin, vllm_fixtures])
     print(f"scripts/test-engines: {time.monotonic() - began:.0f} s")  # noqa: T201 - its report
     return int(status)
 

@@ -68,13 +68,10 @@ class Server:
         """The base URL."""
         return f"http://127.0.0.1:{self.port}"
 
-    def is_running(self) -> bool:
-        """Whether the server process lives."""
-        return self.child is not None and self.child.is_alive()
-
     def start(self) -> "Server":
-        """Start it, unless it runs; returns when it answers."""
-        if not self.is_running():
+        """Start it, unless it answers; returns when it does."""
+        if not self.is_healthy():
+            self.kill()
             began = time.monotonic()
             self.child = self._launch()
             self.child.wait_ready(self.is_healthy, START_TIMEOUT_S)
@@ -130,10 +127,21 @@ class Server:
         self.child.popen.terminate()
 
     def kill_engine_core(self) -> None:
-        """SIGKILL to the process that generates; the server lives on until it notices."""
+        """SIGKILL to the process that generates.
+
+        The server notices and closes its port, but with many calls in hand it may wait for its own background tasks
+        without end (seen with vLLM 0.32): `start` kills what is left of it.
+        """
+        self._signal_engine_core(signal.SIGKILL)
+
+    def terminate_engine_core(self) -> None:
+        """SIGTERM to the process that generates: the first half of what a supervisor does that signals a whole group."""
+        self._signal_engine_core(signal.SIGTERM)
+
+    def _signal_engine_core(self, number: signal.Signals) -> None:
         assert self.child is not None
         (core,) = (pid for pid in _group(self.child.pid) if _name(pid) == _ENGINE_CORE)
-        os.kill(core, signal.SIGKILL)
+        os.kill(core, number)
 
     def await_end(self) -> int:
         """Returns its exit status once it has ended by itself."""

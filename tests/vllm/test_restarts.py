@@ -41,7 +41,7 @@ def test_every_call_ends_with_its_own_answer_while_the_server_is_killed_twice(
         server.start()
         eventually(lambda: recorded(place) > first + CALLS // 5 and server.in_flight() > 0, within_s=60)
         server.kill_engine_core()
-        server.await_end()
+        eventually(lambda: not server.is_healthy(), within_s=60)
         second = recorded(place)
         server.start()
 

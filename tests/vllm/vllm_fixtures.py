@@ -1,23 +1,17 @@
-"""Tests that need a real vLLM: collected by `scripts/test-engines` only, whose plugin has the server."""
+"""The servers and settings of the tests in this folder: a plugin of `run.py`, without which they are not collected."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import real_vllm
 import serving
 from real_vllm import RealVllm
 from serving import MODEL, SLOTS, Server
 
 
-def pytest_ignore_collect(config: pytest.Config) -> bool | None:
-    return None if real_vllm.find(config) else True
-
-
 @pytest.fixture(scope="session")
 def suite(pytestconfig: pytest.Config) -> RealVllm:
-    found = real_vllm.find(pytestconfig)
-    assert found is not None
+    (found,) = (plugin for plugin in pytestconfig.pluginmanager.get_plugins() if isinstance(plugin, RealVllm))
     return found
 
 
