@@ -53,9 +53,13 @@ WAYS: tuple[Ask, ...] = (whole, streamed)
 
 
 async def begun(server: Server, *calls: Coroutine[Any, Any, Completion]) -> list["asyncio.Task[Completion]"]:
-    """`calls` as tasks, which the engine has in hand."""
+    """`calls` as tasks, which the engine has in hand, and no others."""
+    await server.has_in_flight(0)
     tasks = [asyncio.create_task(call) for call in calls]
-    await server.has_in_flight(len(tasks))
+    in_hand = asyncio.create_task(server.has_in_flight(len(tasks)))
+    await asyncio.wait([in_hand, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    assert not (ended := [task for task in tasks if task.done()]), f"before the engine had all: {ended}"
+    await in_hand
     return tasks
 
 

@@ -23,6 +23,7 @@ TIMEOUT = ("--timeout=300", "--override-ini=timeout_method=signal")
 def main(arguments: Sequence[str]) -> int:
     """The exit status of the tests."""
     began = time.monotonic()
+    os.sched_setaffinity(0, serving.OTHERS)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # else the engine's processes would be left behind
     chosen = [argument for argument in arguments if argument != RECORD]
     if not any(Path(argument.partition("::")[0]).exists() for argument in chosen):

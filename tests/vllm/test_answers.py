@@ -159,3 +159,6 @@ async def test_going_to_rest_breaks_off_what_runs(server: Server, ask: Ask, rest
         await http.post(wake)
         assert isinstance(failure, EngineLost)
         assert "finish reason abort" in str(failure)
+        # It serves again. Its gauges show the call that was broken off until it has run another one.
+        assert (await client.complete(SHORT)).finish is Finish.LENGTH
+        await server.has_in_flight(0)
