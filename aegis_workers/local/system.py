@@ -16,7 +16,7 @@ from aegis_workers.local import children, process, redis_server
 from aegis_workers.local.process import Process, ProcessFailed
 from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
-from aegis_workers.state import connection, keys, workers
+from aegis_workers.state import connection, keys, scripts, workers
 
 SIMULATED_MODEL = "sim"
 # What a child needs to end once its calls have ended.
@@ -142,7 +142,7 @@ def _mode_key_as_found(settings: Settings) -> Iterator[None]:
         finally:
             if not found:
                 with suppress(RedisError):
-                    client.eval(keys.DROP_LEASE, 1, keys.MODE, settings.llm_engine_mode.value)
+                    client.eval(scripts.DROP_LEASE, 1, keys.MODE, settings.llm_engine_mode.value)
 
 
 def _in_use(settings: Settings) -> str | None:

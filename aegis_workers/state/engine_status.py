@@ -11,7 +11,7 @@ import redis.asyncio
 
 from aegis_workers.engines.base import Probe, Readiness
 from aegis_workers.routing import Engine
-from aegis_workers.state import keys
+from aegis_workers.state import keys, scripts
 from aegis_workers.state.cached import Cached
 
 # Read again this often without a push; a change of state comes by push.
@@ -75,7 +75,7 @@ async def report(
     """Share what was found of `replicas`. `complete`: these are all there are, others that are on record are gone."""
     found = [part for replica in replicas for part in (replica.url, json.dumps(_facts(replica)))]
     moment = time.time() if now is None else now
-    await client.eval(keys.REPORT_ENGINE, 1, keys.engine(engine), repr(moment), "1" if complete else "0", *found)
+    await client.eval(scripts.REPORT_ENGINE, 1, keys.engine(engine), repr(moment), "1" if complete else "0", *found)
 
 
 def _facts(replica: ReplicaStatus) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import secrets
 
 import redis.asyncio
 
-from aegis_workers.state import keys
+from aegis_workers.state import scripts
 
 
 class Lease:
@@ -18,8 +18,8 @@ class Lease:
 
     async def hold(self) -> bool:
         """Take the lease, or hold on to it; False while another process has it."""
-        return bool(await self._client.eval(keys.HOLD_LEASE, 1, self._key, self._token, str(self._ttl_ms)))
+        return bool(await self._client.eval(scripts.HOLD_LEASE, 1, self._key, self._token, str(self._ttl_ms)))
 
     async def drop(self) -> None:
         """Give it back, so that another process need not wait for its end."""
-        await self._client.eval(keys.DROP_LEASE, 1, self._key, self._token)
+        await self._client.eval(scripts.DROP_LEASE, 1, self._key, self._token)

@@ -8,7 +8,7 @@ import redis.asyncio
 
 from aegis_workers.errors import InvalidInput
 from aegis_workers.routing import Mode
-from aegis_workers.state import keys
+from aegis_workers.state import keys, scripts
 from aegis_workers.state.cached import Cached
 
 # How long a mode is believed when no push says that it changed: the bound that the operator is promised.
@@ -49,7 +49,7 @@ def read(client: redis.Redis, default: Mode) -> ModeReading:
 
 def write(client: redis.Redis, mode: Mode) -> str | None:
     """Switch to `mode`; returns what the key held before."""
-    previous: Any = client.eval(keys.SET_MODE, 1, keys.MODE, mode.value)
+    previous: Any = client.eval(scripts.SET_MODE, 1, keys.MODE, mode.value)
     return None if previous is None else str(previous)
 
 

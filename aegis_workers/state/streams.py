@@ -10,7 +10,7 @@ from typing import Any
 import redis
 import redis.asyncio
 
-from aegis_workers.state import keys
+from aegis_workers.state import keys, scripts
 
 # A stream outlives its last word by this much, for a reader that was slow.
 TTL_S = 120.0
@@ -38,7 +38,7 @@ class Writer:
 
     async def begin(self) -> bool:
         """Take the stream; False if an earlier delivery has already written, and then the stream is ended as interrupted."""
-        return bool(await self._client.eval(keys.BEGIN_STREAM, 2, *self._keys[:2], self._token, self._ttl_ms))
+        return bool(await self._client.eval(scripts.BEGIN_STREAM, 2, *self._keys[:2], self._token, self._ttl_ms))
 
     async def write(self, text: str) -> Hold:
         """Append a piece of text; an empty one only asks whether the stream is still read.
@@ -53,7 +53,7 @@ class Writer:
 
     async def _append(self, field: str, value: str) -> Hold:
         entry = self._entry + bool(field)
-        held = await self._client.eval(keys.APPEND_STREAM, 3, *self._keys, self._token, self._ttl_ms, str(entry), field, value)
+        held = await self._client.eval(scripts.APPEND_STREAM, 3, *self._keys, self._token, self._ttl_ms, str(entry), field, value)
         self._entry = entry
         return {1: Hold.READ, 0: Hold.UNREAD}.get(int(held), Hold.TAKEN_OVER)
 

@@ -5,7 +5,7 @@ from typing import Any
 from celery import states
 from celery.backends.redis import RedisBackend
 
-from aegis_workers.state import keys
+from aegis_workers.state import scripts
 
 
 class Results(RedisBackend):
@@ -23,4 +23,4 @@ class Results(RedisBackend):
         return result
 
     def _store(self, key: bytes, value: str, expires_s: int | None) -> None:
-        self.client.eval(keys.STORE_RESULT, 1, key, value, expires_s or 0)
+        self.client.eval(scripts.STORE_RESULT, 1, key, value, expires_s or 0)

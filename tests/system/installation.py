@@ -1,5 +1,6 @@
 """A whole installation for a test: a Redis, two simulators and workers, all real processes of its own."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -43,7 +44,8 @@ class Installation:
     redis: redis.Redis
     producer: Celery
     logs: Path
-    simulators: Mapping[Engine, Process]
+    simulators: dict[Engine, Process]
+    options: Mapping[Engine, Sequence[str]]
     workers: list[Process] = field(default_factory=list)
 
     def start_workers(self, *queues: str, options: Sequence[str] = ()) -> list[Process]:
@@ -83,6 +85,22 @@ class Installation:
         env = environment.of(self.settings)
         return subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=self.logs, timeout=WITHIN_S)
 
+    def kill_engine(self, engine: Engine) -> None:
+        """SIGKILL to a simulator; returns when it is gone."""
+        self.simulators[engine].popen.kill()
+        self.simulators[engine].popen.wait()
+
+    def bring_back(self, engine: Engine) -> None:
+        """Start a simulator that was killed anew, at its address; returns when it listens."""
+        port = self.settings.urls(engine)[0].rpartition(":")[2]
+        self.simulators[engine] = start_simulator(engine, self.settings, self.logs, self.options[engine], port=port)
+        self.simulators[engine].wait_ready(lambda: self._listens(engine), WITHIN_S)
+
+    def _listens(self, engine: Engine) -> bool:
+        with contextlib.suppress(OSError):
+            return bool(self.stats(engine))
+        return False
+
     def behave(self, engine: Engine, **behaviour: Any) -> None:
         """Set the faults of a simulator."""
         self._simulator(engine, "behaviour", behaviour)
@@ -108,9 +126,9 @@ class Installation:
         return answer
 
 
-def start_simulator(engine: Engine, settings: Settings, logs: Path, options: Sequence[str]) -> Process:
-    """A simulator on a free port, with the options of its command line."""
-    command = [sys.executable, "-m", "aegis_workers.cli", "simulate", engine.value, "--port", "0", *options]
+def start_simulator(engine: Engine, settings: Settings, logs: Path, options: Sequence[str], *, port: str = "0") -> Process:
+    """A simulator with the options of its command line; port 0 is any free one."""
+    command = [sys.executable, "-m", "aegis_workers.cli", "simulate", engine.value, "--port", port, *options]
     env = environment.of(settings) | {"PYTHONUNBUFFERED": "1"}
     return process.start(f"simulator-{engine}", command, log=logs / f"simulator-{engine}.log", env=env)
 
@@ -128,11 +146,9 @@ def installed(
     with ExitStack() as stack:
         server = stack.enter_context(redis_server.running(NO_REDIS))
         base = Settings(_env_file=None, redis_url=server.url)
-        simulators = {
-            Engine.VLLM: start_simulator(Engine.VLLM, base, logs, vllm),
-            Engine.OLLAMA: start_simulator(Engine.OLLAMA, base, logs, ollama),
-        }
-        stack.callback(process.stop, list(simulators.values()), 5)
+        options = {Engine.VLLM: vllm, Engine.OLLAMA: ollama}
+        simulators = {engine: start_simulator(engine, base, logs, options[engine]) for engine in Engine}
+        stack.callback(lambda: process.stop(list(simulators.values()), 5))
         used: dict[str, Any] = {"redis_url": server.url, "probe_interval_s": 0.5, "shutdown_grace_s": 2.0}
         for engine, simulator in simulators.items():
             used |= {f"{engine}_url": (children.address(simulator),), f"{engine}_model": "sim"}
@@ -140,7 +156,15 @@ def installed(
         client = stack.enter_context(connection.open_sync(chosen))
         producer = Celery("producer", broker=server.url, backend=server.url)
         stack.callback(producer.close)
-        place = Installation(settings=chosen, server=server, redis=client, producer=producer, logs=logs, simulators=simulators)
+        place = Installation(
+            settings=chosen,
+            server=server,
+            redis=client,
+            producer=producer,
+            logs=logs,
+            simulators=simulators,
+            options=options,
+        )
         stack.callback(lambda: process.stop(place.workers, 10))
         place.start_workers(*queues)
         if queues and await_engines:
