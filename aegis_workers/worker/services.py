@@ -2,9 +2,7 @@
 
 import asyncio
 import os
-import secrets
 import signal
-import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from aegis_workers.state.cached import Cached
 from aegis_workers.state.engine_status import ReplicaStatus, Statuses
 from aegis_workers.state.mode import ModeReading
 from aegis_workers.state.push import Push
+from aegis_workers.worker import identity
 from aegis_workers.worker.prober import Prober
 
 log = structlog.get_logger(__name__)
@@ -142,7 +141,7 @@ class _Heartbeat:
         self._calls = calls
         self._mode = mode
         self._queue = queue
-        self._worker_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+        self._worker_id = identity.worker_id()
 
     async def run(self) -> None:
         try:
