@@ -36,6 +36,14 @@ class CallCancelled(AegisError):
     """The call was ended by its caller."""
 
 
+class CallRevoked(CallCancelled):
+    """The call's task was revoked. `terminated`: also where an engine had it already."""
+
+    def __init__(self, message: str, *, terminated: bool = False) -> None:
+        super().__init__(message)
+        self.terminated = terminated
+
+
 class WorkerStopping(AegisError):
     """The worker is stopping: the call is closed and its message goes back to the queue."""
 

@@ -8,10 +8,19 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from aegis_workers.completion import Completion, CompletionRequest, Finish
+from aegis_workers.dispatch import running
 from aegis_workers.dispatch.calls import CallOutcome, Calls
 from aegis_workers.dispatch.inputs import Conversation
 from aegis_workers.engines.base import EngineClient
-from aegis_workers.errors import AegisError, CallCancelled, CallFailed, EngineError, StreamInterrupted, WorkerStopping
+from aegis_workers.errors import (
+    AegisError,
+    CallCancelled,
+    CallFailed,
+    CallRevoked,
+    EngineError,
+    StreamInterrupted,
+    WorkerStopping,
+)
 from aegis_workers.outcome import Status
 from aegis_workers.routing import TaskType
 from aegis_workers.state.streams import Hold, Writer
@@ -43,7 +52,7 @@ async def stream(calls: Calls, task_type: TaskType, conversation: Conversation, 
         async with calls.within(conversation.deadline_s, task_type):
             return await _while_read(calls, task_type, conversation, pieces)
     except (AegisError, asyncio.CancelledError) as error:
-        await asyncio.shield(pieces.break_off(error))
+        await asyncio.shield(pieces.break_off(running.cause(error)))
         raise
 
 
@@ -118,6 +127,8 @@ class _Pieces:
         if not self._begun and isinstance(error, WorkerStopping | asyncio.CancelledError):
             return
         status = "interrupted" if self._begun else Status.FAILED.value
+        if isinstance(error, CallRevoked):
+            status = Status.CANCELLED.value
         with suppress(StreamInterrupted):  # the reader of a Redis that is away learns nothing in any case
             await self._write_rest()
             await _taken(self._writer.end({"status": status, "error": str(error) or "the worker stopped"}))

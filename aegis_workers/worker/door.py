@@ -7,17 +7,19 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import redis
+from celery import current_task
 from celery.exceptions import Reject
 from celery.result import AsyncResult
 from kombu.exceptions import EncodeError, OperationalError
 
 from aegis_workers import settings as settings_module
 from aegis_workers.dispatch import inputs
-from aegis_workers.errors import AegisError, InvalidInput, RedisUnavailable, WorkerStopping
+from aegis_workers.errors import AegisError, CallRevoked, InvalidInput, RedisUnavailable, WorkerStopping
 from aegis_workers.settings import Settings
-from aegis_workers.state import connection
+from aegis_workers.state import cancels, connection
 from aegis_workers.worker import runtime
 from aegis_workers.worker.request import QuietTask
+from aegis_workers.worker.revoking import Revoked
 from aegis_workers.worker.services import Services
 
 T = TypeVar("T")
@@ -84,15 +86,26 @@ class Door(QuietTask):
         return dict(bound.arguments)
 
     def carry_out(self, work: Callable[[Services], Coroutine[Any, Any, dict[str, Any]]]) -> dict[str, Any]:
-        """The result of `work` on the event loop; the message goes back to its queue when the worker stops first."""
+        """The result of `work` on the event loop.
+
+        The message goes back to its queue when the worker stops first; the task's state is REVOKED when its caller revokes it.
+        """
         started = time.monotonic()
         process = runtime.start(self.settings, queue=str((self.request.delivery_info or {}).get("routing_key")))
         try:
-            result = process.run(work)
+            # A workflow of Celery's own runs this task inside another one: that one's id is what its producer knows.
+            result = process.run(work, str(current_task.request.id))
         except WorkerStopping as error:
             raise Reject(str(error), requeue=True) from None
+        except CallRevoked as error:
+            raise Revoked(terminated=error.terminated) from None
         self.summaries[self.request.id] = _summary(result, time.monotonic() - started)
         return result
+
+    def unless_revoked(self, client: redis.Redis) -> None:
+        """Ends a task that does its work here, and not on the event loop, if it was revoked while it waited in its queue."""
+        if cancels.find(client, str(self.request.id)) is not None:
+            raise Revoked(terminated=False)
 
     @property
     def enqueued_at(self) -> float | None:

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from aegis_workers.dispatch.admission import Admission
 from aegis_workers.dispatch.calls import Calls
 from aegis_workers.dispatch.documents import Documents
+from aegis_workers.dispatch.running import Tasks
 from aegis_workers.engines import clients as engine_clients
 from aegis_workers.engines.base import EngineClient, Readiness
 from aegis_workers.errors import EngineLost, EngineUnreachable
@@ -37,6 +38,7 @@ class Services:
 
     settings: Settings
     redis: redis.asyncio.Redis
+    tasks: Tasks
     admission: Admission
     calls: Calls
     documents: Documents
@@ -55,9 +57,12 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
         admission = Admission(clients, {e: settings.limit(e) for e in Engine}, settings.fallback, mode_memory, statuses)
         reporter = _LossReporter(client, statuses)
         calls = Calls(admission, timeout_s=settings.call_timeout_s, report_lost=reporter.report)
-        push = Push(client, (keys.MODE, keys.ENGINE_PREFIX), _Changes(mode_memory, statuses, admission).note)
+        tasks = Tasks(client)
+        changes = _Changes(mode_memory, statuses, admission, tasks)
+        push = Push(client, (keys.MODE, keys.ENGINE_PREFIX, keys.CANCELLED_PREFIX), changes.note)
         background = {
             "push": push.run(),
+            "revoked tasks": tasks.run(),
             "admission": admission.run(),
             "default mode": _write_default_mode(client, settings),
             "prober": Prober(client, clients, settings, mode_memory, statuses).run(),
@@ -65,7 +70,8 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
         }
         for name, work in background.items():
             stack.push_async_callback(_ended, asyncio.create_task(_watched(name, work), name=name))
-        yield Services(settings=settings, redis=client, admission=admission, calls=calls, documents=Documents(calls, settings))
+        documents = Documents(calls, settings)
+        yield Services(settings=settings, redis=client, tasks=tasks, admission=admission, calls=calls, documents=documents)
 
 
 async def _watched(name: str, work: Coroutine[Any, Any, None]) -> None:
@@ -103,8 +109,14 @@ class _Changes:
     mode: Cached[ModeReading]
     statuses: Cached[Statuses]
     admission: Admission
+    tasks: Tasks
 
     def note(self, key: str | None) -> None:
+        if key is not None and key.startswith(keys.CANCELLED_PREFIX):
+            self.tasks.changed(key.removeprefix(keys.CANCELLED_PREFIX))
+            return
+        if key is None:
+            self.tasks.changed(None)
         if key in {keys.MODE, None}:
             self.mode.drop()
         if key != keys.MODE:
