@@ -102,9 +102,18 @@ class PoolCheck(bootsteps.Step):
         super().__init__(parent, **options)
 
 
+class ColdEnd(bootsteps.StartStopStep):
+    """Ends the event loop after a cold shutdown, for which Celery sends no signal."""
+
+    def terminate(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """The pool has ended."""
+        _close_runtime()
+
+
 app = QuietApp("aegis_workers", include=["aegis_workers.tasks"], task_cls=QuietTask)
 app.add_defaults(configuration)
 app.steps["worker"].add(PoolCheck)
+app.steps["worker"].add(ColdEnd)
 app.steps["consumer"].add(EventTimer)
 app.steps["consumer"].add(RevokeCommands)
 

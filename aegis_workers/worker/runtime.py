@@ -80,9 +80,9 @@ class Runtime:
     def cancel_running(self) -> None:
         """Closes every call that is still running."""
         self._stopping.set()
-        running = list(self._running)
+        running = [future for future in list(self._running) if not future.cancelled()]
         if running:
-            log.warning("calls.put_back", count=len(running), grace_s=self._grace_s)
+            log.warning("calls.put_back", count=len(running))
         for future in running:
             future.cancel()
 
