@@ -38,19 +38,24 @@ class Running:
         """Ends the task now, or remembers that it was asked for: a call may yet come back from its engine to wait again."""
         self._asked = Cancel.TERMINATE if Cancel.TERMINATE in {cancel, self._asked} else cancel
         if self.revoked is None and self._is_due():
-            self.revoked = _revoked(self._asked)
-            if self._work is not None and self._work is not asyncio.current_task():
+            self.revoked = revoked(self._asked)
+            if self._work is not None:
                 self._work.cancel()
 
     def check(self) -> None:
         """Raises `CallRevoked` where the task must go no further."""
         if self.revoked is None and self._asked is not None and self._is_due():
-            self.revoked = _revoked(self._asked)
+            self.revoked = revoked(self._asked)
         if self.revoked is not None:
             raise self.revoked
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether only `terminate` ends it."""
+        return bool(self._at_engine or self._done)
+
     def _is_due(self) -> bool:
-        return self._asked is Cancel.TERMINATE or not (self._at_engine or self._done)
+        return self._asked is Cancel.TERMINATE or not self.has_begun
 
     @contextmanager
     def pinned(self) -> Iterator[None]:
@@ -67,7 +72,8 @@ class Running:
         self._done += 1
 
 
-def _revoked(cancel: Cancel) -> CallRevoked:
+def revoked(cancel: Cancel) -> CallRevoked:
+    """What a task ends with that `cancel` has ended."""
     if cancel is Cancel.TERMINATE:
         return CallRevoked("the task was terminated by its caller", terminated=True)
     return CallRevoked("the task was revoked by its caller before an engine had it", terminated=False)
@@ -102,8 +108,8 @@ class Tasks:
         token = _current.set(running)
         try:
             # Whoever revokes writes the mark first, then tells: a task that is entered before it is looked for misses neither.
-            await self._look({task_id})
-            running.check()
+            # Nobody waits for the look: the mark is read once more when a slot is taken.
+            self.changed(task_id)
             return await work()
         except asyncio.CancelledError:
             if running.revoked is None:

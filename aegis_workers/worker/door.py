@@ -7,14 +7,15 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import redis
-from celery import current_task
+from celery import current_task, states
 from celery.exceptions import Reject
 from celery.result import AsyncResult
 from kombu.exceptions import EncodeError, OperationalError
 
 from aegis_workers import settings as settings_module
 from aegis_workers.dispatch import inputs
-from aegis_workers.errors import AegisError, CallRevoked, InvalidInput, RedisUnavailable, WorkerStopping
+from aegis_workers.dispatch.delivery import Delivery
+from aegis_workers.errors import AegisError, CallRevoked, InvalidInput, PutBack, RedisUnavailable
 from aegis_workers.settings import Settings
 from aegis_workers.state import cancels, connection
 from aegis_workers.worker import runtime
@@ -85,6 +86,12 @@ class Door(QuietTask):
         bound.apply_defaults()
         return dict(bound.arguments)
 
+    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """The outcome is recorded: what a later delivery would have needed is not."""
+        process = runtime.started()
+        if process is not None and status in states.READY_STATES:
+            process.forget_answers(task_id)
+
     def carry_out(self, work: Callable[[Services], Coroutine[Any, Any, dict[str, Any]]]) -> dict[str, Any]:
         """The result of `work` on the event loop.
 
@@ -93,9 +100,8 @@ class Door(QuietTask):
         started = time.monotonic()
         process = runtime.start(self.settings, queue=str((self.request.delivery_info or {}).get("routing_key")))
         try:
-            # A workflow of Celery's own runs this task inside another one: that one's id is what its producer knows.
-            result = process.run(work, str(current_task.request.id))
-        except WorkerStopping as error:
+            result = process.run(work, self.delivery.task_id)
+        except PutBack as error:
             raise Reject(str(error), requeue=True) from None
         except CallRevoked as error:
             raise Revoked(terminated=error.terminated) from None
@@ -106,6 +112,13 @@ class Door(QuietTask):
         """Ends a task that does its work here, and not on the event loop, if it was revoked while it waited in its queue."""
         if cancels.find(client, str(self.request.id)) is not None:
             raise Revoked(terminated=False)
+
+    @property
+    def delivery(self) -> Delivery:
+        """The delivery at hand. A workflow of Celery's own runs this task inside another, whose message it then is."""
+        request = current_task.request
+        again = bool((request.delivery_info or {}).get("redelivered"))
+        return Delivery(task_id=str(request.id), again=again)
 
     @property
     def enqueued_at(self) -> float | None:

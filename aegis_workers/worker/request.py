@@ -79,6 +79,9 @@ class QuietRequest(Request):
         error = getattr(exc_info.exception, "exc", exc_info.exception)  # Celery may wrap it with its traceback
         if isinstance(error, Revoked):
             self._announce_revoked(str(error), error.terminated, None, False)  # noqa: FBT003 - Celery's signature
+            running = runtime.started()
+            if running is not None:
+                running.forget_answers(self.id)
         else:
             super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
