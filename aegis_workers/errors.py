@@ -14,6 +14,7 @@ class ErrorClass(StrEnum):
     CONTENT = "content"
     TRANSIENT = "transient"
     ENGINE_FATAL = "engine-fatal"
+    POISON = "poison"
 
 
 class AegisError(Exception):
@@ -64,6 +65,10 @@ class CallFailed(AegisError):
     """A single task's call ended without a usable answer."""
 
 
+class SetAside(CallFailed):
+    """A call that seems to kill what runs it; it is kept apart from the others until somebody looks at it."""
+
+
 class StreamInterrupted(AegisError):
     """A chat stream ended before its answer was complete; the text so far is all there will be."""
 
@@ -107,10 +112,22 @@ class EngineBusy(EngineError):
 
 
 class EngineLost(EngineError):
-    """The engine went away: connection lost, `abort`, a stream without its end, a server that is shutting down."""
+    """The engine went away: connection lost, `abort`, a stream without its end, a server that is shutting down.
+
+    `crashed`: the call that was in flight may be what broke it.
+    """
 
     error_class = ErrorClass.ENGINE_FATAL
+    crashed = True
 
 
 class EngineUnreachable(EngineLost):
     """No connection could be made: nobody listens there. Nothing was sent."""
+
+    crashed = False
+
+
+class EngineWithdrew(EngineLost):
+    """The engine broke the call off in an orderly way: it was told to stop, to sleep, or to load something else."""
+
+    crashed = False

@@ -34,8 +34,10 @@ _LOOK_AGAIN_S = 1.0
 _ASK_AGAIN_S = 0.25
 # A Redis that does not answer is asked again this often.
 _REDIS_AGAIN_S = 0.5
-# Calls for which one step asks at most: more than become free at a time, and few enough to keep the step short.
+# Calls for which one step asks at most: few enough to keep it short. Where there was no slot for all, it asks for as many as are
+# given back, and for a few that others may have given back.
 _ASKED_AT_ONCE = 64
+_ASKED_BEYOND = 4
 # What a worker that ends waits for its slots to be given back; after that their leases end by themselves.
 _LAST_WORDS_S = 1.0
 
@@ -57,6 +59,13 @@ class _Round:
     mode: ModeReading
     statuses: Statuses
     asking: dict[Engine, list[tuple[Waiter, Run]]] = field(default_factory=lambda: {engine: [] for engine in Engine})
+    _decisions: dict[TaskType, Decision] = field(default_factory=dict)
+
+    def decision(self, task_type: TaskType, decide: Callable[[TaskType, ModeReading, Statuses], Decision]) -> Decision:
+        """Where calls of this type go; it is decided once."""
+        if task_type not in self._decisions:
+            self._decisions[task_type] = decide(task_type, self.mode, self.statuses)
+        return self._decisions[task_type]
 
 
 class Admission:
@@ -211,9 +220,10 @@ class Admission:
     def _ask(self, line: Line, turn: _Round) -> None:
         """Notes for which engine the head of the line asks, and ends those that no engine will ever serve."""
         line.drop_ended()
-        for waiter in list(line.head(_ASKED_AT_ONCE)):
-            decision = self.decide(waiter.task_type, turn.mode, turn.statuses)
-            match decision:
+        given_back = sum(len(gives) for gives in self._gives.values())
+        count = min(_ASKED_AT_ONCE, given_back + _ASKED_BEYOND) if line.is_full else _ASKED_AT_ONCE
+        for waiter in list(line.head(count)):
+            match decision := turn.decision(waiter.task_type, self.decide):
                 case Refuse():
                     waiter.fail(ConfigurationError(decision.reason))
                 case Wait():
@@ -268,7 +278,8 @@ class Admission:
                     waiter.admitted.set_result(admitted)
             elif call_id in outcome.cancelled:
                 waiter.fail(running.revoked(Cancel.TERMINATE if waiter.task.has_begun else Cancel.REVOKE))
-        if asking and not outcome.refusals:
+        for served in {waiter.lane for waiter, _ in asking} - outcome.refusals.keys():
+            self._lines[served].is_full = False
             self._changed.set()  # more may wait than were asked for
 
     def _note_refusal(self, refused: Lane, why: Refusal, engine: Engine, turn: _Round) -> None:
@@ -276,6 +287,7 @@ class Admission:
         match why:
             case Refusal.FULL:
                 line.waits(self._fleet.full(engine, refused), _ASK_AGAIN_S)
+                line.is_full = True
             case Refusal.BREAKER:
                 self._statuses.drop()
                 line.waits(f"waits for {engine.label}: {not_up(turn.statuses[engine], self._ledger.now_ms())}", _ASK_AGAIN_S)

@@ -61,16 +61,20 @@ class Waiter:
 
 @dataclass
 class Line:
-    """Who waits in one lane, what the first of them waits for, and how long nobody need look again unless something changes."""
+    """Who waits in one lane, what the first of them waits for, and how long nobody need look again unless something changes.
+
+    `is_full`: the engine had no slot for all that were asked for.
+    """
 
     waiters: deque[Waiter] = field(default_factory=deque)
     reason: str = "its turn"
     look_again_s: float = 0.0
     waits_for_engine: bool = False
+    is_full: bool = False
 
     def waits(self, reason: str, look_again_s: float, *, for_engine: bool = False) -> None:
         """Note what the line waits for."""
-        self.reason, self.look_again_s, self.waits_for_engine = reason, look_again_s, for_engine
+        self.reason, self.look_again_s, self.waits_for_engine, self.is_full = reason, look_again_s, for_engine, False
 
     def head(self, count: int | None = None) -> Iterator[Waiter]:
         """Those who wait, the first first; all, or `count` of them."""

@@ -11,7 +11,7 @@ from aegis_workers.completion import Completion, CompletionRequest, Finish
 from aegis_workers.engines import failure, ollama_lines, probing, transport, truncation, turns
 from aegis_workers.engines.base import Probe, Readiness
 from aegis_workers.engines.failure import Failure
-from aegis_workers.errors import EngineBusy, EngineError, EngineLost, RequestRefused
+from aegis_workers.errors import EngineBusy, EngineError, EngineLost, EngineWithdrew, RequestRefused
 from aegis_workers.routing import Engine
 
 # What Ollama says when the process that runs the model died, or never came up.
@@ -94,7 +94,7 @@ class OllamaClient:
                 self._model, messages=[], stream=False, options={"num_ctx": self._num_ctx}, keep_alive=keep_alive
             )
         if not answer.done:
-            raise EngineLost(f"{self._where} did not finish loading or unloading {self._model}")
+            raise EngineWithdrew(f"{self._where} did not finish loading or unloading {self._model}")
 
     def _call(self, request: CompletionRequest) -> dict[str, Any]:
         sampling = request.sampling

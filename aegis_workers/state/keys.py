@@ -71,3 +71,9 @@ ALIVE: Final = "aegis:alive"
 def answers(task_id: str) -> str:
     """Hash with a TTL: what the calls of a task with several have come to, while the task is not done."""
     return f"aegis:answers:{task_id}"
+
+
+# String with a TTL: the one item that runs alone because it may be what kills workers or engines.
+SUSPECT: Final = "aegis:suspect"
+# Hash: what was set aside because it did, by task id.
+ASIDE: Final = "aegis:aside"

@@ -2,26 +2,32 @@
 
 import inspect
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
 import redis
+import structlog
 from celery import current_task, states
 from celery.exceptions import Reject
 from celery.result import AsyncResult
 from kombu.exceptions import EncodeError, OperationalError
+from redis.exceptions import RedisError
 
 from aegis_workers import settings as settings_module
 from aegis_workers.dispatch import inputs
 from aegis_workers.dispatch.delivery import Delivery
-from aegis_workers.errors import AegisError, CallRevoked, InvalidInput, PutBack, RedisUnavailable
+from aegis_workers.errors import AegisError, CallRevoked, InvalidInput, PutBack, RedisUnavailable, SetAside
 from aegis_workers.settings import Settings
-from aegis_workers.state import cancels, connection
-from aegis_workers.worker import runtime
+from aegis_workers.state import aside, cancels, connection
+from aegis_workers.state.aside import Entry
+from aegis_workers.worker import poison, runtime
+from aegis_workers.worker.poison import Work
 from aegis_workers.worker.request import QuietTask
 from aegis_workers.worker.revoking import Revoked
 from aegis_workers.worker.services import Services
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -105,6 +111,10 @@ class Door(QuietTask):
             raise Reject(str(error), requeue=True) from None
         except CallRevoked as error:
             raise Revoked(terminated=error.terminated) from None
+        except SetAside as error:
+            self._set_aside([poison.entry(self._work, 0, [{"what": str(error)}])])
+            raise
+        self._set_aside(poison.of_result(self._work, result))
         self.summaries[self.request.id] = _summary(result, time.monotonic() - started)
         return result
 
@@ -112,6 +122,20 @@ class Door(QuietTask):
         """Ends a task that does its work here, and not on the event loop, if it was revoked while it waited in its queue."""
         if cancels.find(client, str(self.request.id)) is not None:
             raise Revoked(terminated=False)
+
+    def _set_aside(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            log.warning("call.set_aside", id=entry.entry_id, task=entry.task)
+            try:
+                aside.put(self._redis, entry)
+            except (RedisError, OSError) as error:  # its outcome says it too
+                log.warning("call.not_listed", id=entry.entry_id, error=repr(error))
+
+    @property
+    def _work(self) -> Work:
+        queue = str((self.request.delivery_info or {}).get("routing_key"))
+        kwargs = self._bound(self.request.args or (), self.request.kwargs or {})
+        return Work(task_id=str(self.request.id), task=str(self.name), queue=queue, kwargs=kwargs)
 
     @property
     def delivery(self) -> Delivery:

@@ -29,6 +29,7 @@ from aegis_workers.state.engine_status import ReplicaStatus, Statuses
 from aegis_workers.state.mode import ModeReading
 from aegis_workers.state.push import Push
 from aegis_workers.state.slots import Slots
+from aegis_workers.state.suspects import Suspects
 from aegis_workers.worker import identity
 from aegis_workers.worker.prober import Prober
 
@@ -70,7 +71,9 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
         )
         answers = Answers(client, identity.worker_id())
         reporter = _LossReporter(client, statuses)
-        calls = Calls(admission, timeout_s=settings.call_timeout_s, report_lost=reporter.report)
+        calls = Calls(
+            admission, Suspects(client, identity.worker_id()), timeout_s=settings.call_timeout_s, report_lost=reporter.report
+        )
         tasks = Tasks(client)
         changes = _Changes(mode_memory, statuses, admission, tasks)
         push = Push(client, (keys.MODE, keys.ENGINE_PREFIX, keys.FREED_PREFIX, keys.CANCELLED_PREFIX), changes.note)
