@@ -49,7 +49,7 @@ class WaitedTooLong(PutBack):
 
 
 class RedisUnavailable(AegisError):
-    """Redis does not answer; the message names its address and what to check."""
+    """Redis does not answer, or refused a command; the message names its address and what to check."""
 
 
 class CallFailed(AegisError):

@@ -1,4 +1,4 @@
-"""Connections to Redis, and one plain sentence for a Redis that does not answer."""
+"""Connections to Redis, and one plain sentence for a Redis that cannot be used."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import redis
 import redis.asyncio
 import redis.asyncio.retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
@@ -50,7 +50,7 @@ def open_async(settings: Settings) -> redis.asyncio.Redis:
 
 @contextmanager
 def explained(settings: Settings) -> Iterator[None]:
-    """Turns any failure to talk to Redis into `RedisUnavailable`, with the address and what to do."""
+    """Turns any failure to use Redis into `RedisUnavailable`, with the address and what to do."""
     try:
         yield
     except RedisError as error:
@@ -58,6 +58,8 @@ def explained(settings: Settings) -> Iterator[None]:
 
 
 def unavailable(settings: Settings, error: Exception) -> str:
-    """The sentence for a Redis that does not answer."""
-    said = str(error) or repr(error)
-    return f"Redis at {without_password(settings.redis_url)} does not answer ({said}): start it, or set AEGIS_REDIS_URL"
+    """The sentence for a Redis that does not answer, or does not do what it is told."""
+    where, said = f"Redis at {without_password(settings.redis_url)}", str(error) or repr(error)
+    if isinstance(error, ResponseError) or isinstance(error.__cause__, ResponseError):
+        return f"{where} refused a command ({said}): it needs a database of its own, free memory and the right to write"
+    return f"{where} does not answer ({said}): start it, or set AEGIS_REDIS_URL"

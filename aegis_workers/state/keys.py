@@ -5,6 +5,8 @@ from typing import Final
 from aegis_workers.routing import Engine, Lane
 
 MODE: Final = "aegis:llm_engine_mode"
+# String: the last word in the mode key that was a mode, in force while the key holds another one. No push tells of it.
+LAST_VALID_MODE: Final = "aegis:last_valid_mode"
 ENGINE_PREFIX: Final = "aegis:engine:"
 WORKER_PREFIX: Final = "aegis:worker:"
 PROBER: Final = "aegis:prober"

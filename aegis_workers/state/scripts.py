@@ -2,12 +2,25 @@
 
 from typing import Final
 
-# KEYS[1] mode key, ARGV[1] new mode. Returns the previous value, so that a switch and what it replaced are one step; none where
-# the key was of another type, which is no mode either.
+# KEYS: mode, last valid mode; ARGV[1] new mode. Returns the previous value, so that a switch and what it replaced are one step;
+# none where the key was of another type, which is no mode either.
 SET_MODE: Final = """
 local previous = redis.pcall('GET', KEYS[1])
-redis.call('SET', KEYS[1], ARGV[1])
+redis.call('MSET', KEYS[1], ARGV[1], KEYS[2], ARGV[1])
 return type(previous) == 'string' and previous
+"""
+
+# KEYS: mode, last valid mode. Returns what the mode key holds, its type where that is not a string, and the last valid mode.
+READ_MODE: Final = """
+local raw, kind = redis.pcall('GET', KEYS[1]), false
+if type(raw) == 'table' then raw, kind = false, redis.call('TYPE', KEYS[1]).ok end
+return {raw, kind, redis.call('GET', KEYS[2])}
+"""
+
+# KEYS: mode, last valid mode; ARGV: what the mode key held, the mode that this means. Nothing is remembered of a word that has
+# been replaced since: whoever reads the next one remembers that.
+REMEMBER_MODE: Final = """
+if redis.pcall('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[2], ARGV[2]) end
 """
 
 # KEYS[1] lease, ARGV[1] token, ARGV[2] TTL in ms. Returns 1 while the token holds the lease; takes it where nobody does.

@@ -107,14 +107,31 @@ def test_mode_get_prints_the_word_and_says_on_stderr_why_it_is_not_the_keys(here
     assert (absent.exit_code, absent.stdout) == (0, "ollama\n")
     assert "aegis:llm_engine_mode is not set" in absent.stderr
 
-    client.set(keys.MODE, "turbo")
-    unknown = here("mode", "get", "--json")
-    assert json.loads(unknown.stdout)["mode"] == "auto"
-    assert "unknown engine mode 'turbo'" in json.loads(unknown.stdout)["problem"]
-
     client.set(keys.MODE, " VLLM\n")
     known = here("mode", "get")
     assert (known.stdout, known.stderr) == ("vllm\n", "")
+
+    client.set(keys.MODE, "turbo")
+    for command in (("mode", "get", "--json"), ("engines", "--json")):
+        unknown = json.loads(here(*command).stdout)
+        assert unknown["mode"] == "vllm"
+        assert "unknown engine mode 'turbo'" in unknown["problem"]
+
+
+def test_a_mode_key_of_another_type_is_said_to_be_that(here: Run, client: redis.Redis) -> None:
+    client.rpush(keys.MODE, "vllm")
+    told = here("mode", "get")
+    assert (told.exit_code, told.stdout) == (0, "auto\n")
+    assert "aegis:llm_engine_mode holds a list" in told.stderr
+    assert here("engines").stdout.startswith("Mode: auto (aegis:llm_engine_mode holds a list")
+
+
+def test_a_redis_that_refuses_a_command_is_not_said_to_be_away(here: Run, client: redis.Redis) -> None:
+    client.set(keys.engine(Engine.VLLM), "no hash")
+    told = here("engines")
+    assert told.exit_code == 1
+    assert "refused a command (WRONGTYPE" in told.stderr
+    assert "does not answer" not in told.stderr
 
 
 def test_mode_set_writes_the_key_and_tells_what_it_was(here: Run, client: redis.Redis) -> None:
