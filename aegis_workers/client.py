@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from aegis_workers import settings as settings_module
+from aegis_workers.dispatch import inputs
 from aegis_workers.errors import CallFailed, DeadlineExceeded, StreamInterrupted
 from aegis_workers.routing import Mode
 from aegis_workers.state import connection
@@ -30,7 +31,7 @@ def chat_stream(messages: Sequence[Mapping[str, str]], options: Mapping[str, Any
     """
     settings = settings_module.load()
     task_id = str(uuid.uuid4())
-    deadline_s = (options or {}).get("deadline_s") or settings.chat_deadline_s
+    deadline_s = inputs.conversation(messages, options, settings).deadline_s
     with connection.explained(settings), connection.open_sync(settings) as client:
         reader = Reader(client, task_id)
         with _present(reader):

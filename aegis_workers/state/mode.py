@@ -29,12 +29,18 @@ class ModeReading:
     raw: str | None = None
 
 
-def parse(word: str) -> Mode:
-    """The mode that `word` names, surrounding space and case aside. Raises `InvalidInput` for any other word."""
+def parse(word: object) -> Mode:
+    """The mode that `word` names, surrounding space and case aside. Raises `InvalidInput` for anything else."""
+    if not isinstance(word, str):
+        raise _unknown(f"({type(word).__name__})")
     try:
         return Mode(word.strip().lower())
     except ValueError:
-        raise InvalidInput(f"unknown engine mode {word.strip()[:40]!r}: choose {', '.join(Mode)}") from None
+        raise _unknown(repr(word.strip()[:40])) from None
+
+
+def _unknown(shown: str) -> InvalidInput:
+    return InvalidInput(f"unknown engine mode {shown}: choose {', '.join(Mode)}")
 
 
 def interpret(raw: str | None, *, default: Mode, last_valid: Mode) -> ModeReading:
