@@ -26,6 +26,12 @@ REFUSED: Mapping[str, tuple[str, dict[str, Any], str]] = {
     "empty text": ("extract", {"text": ""}, "text is empty or blank: there is nothing to extract from"),
     "blank text": ("extract", {"text": " \n\t"}, "text is empty or blank"),
     "ten megabytes": ("extract", {"text": "a" * 10_000_000}, "split it, or raise the limit"),
+    "ten megabytes of chat": (
+        "chat",
+        {"messages": [*HELLO, {"role": "user", "content": "a" * 10_000_000}]},
+        "leave old turns out",
+    ),
+    "ten megabytes of prompt": ("generate", {"prompt": "a" * 10_000_000}, "or raise the limit"),
     "a NUL": ("extract", {"text": "Ada\0Stone"}, "NUL character at offset 3 and looks binary: extract its text first"),
     "binary": ("extract", {"text": "\x01\x02\x03" * 40}, "looks binary: extract its text"),
     "a lone surrogate": ("extract", {"text": "Ada \ud800"}, "lone surrogate at offset 4: decode the bytes as UTF-8"),
@@ -107,7 +113,9 @@ def error_of(result: AsyncResult) -> tuple[str, str]:
 
 
 def test_through_the_package_it_fails_before_it_is_enqueued_and_nothing_is_sent(tmp_path: Path) -> None:
-    functions = {what for what, (task, sent, _) in REFUSED.items() if task in {"chat", "set_engine_mode"} and "version" not in sent}
+    functions = {
+        what for what, (task, sent, _) in REFUSED.items() if task in {"chat", "set_engine_mode"} and "version" not in sent
+    }
     with installed(tmp_path) as idle:
         (tmp_path / "refused.json").write_text(json.dumps(REFUSED))
         for script, expected in ((THROUGH_THE_PACKAGE, set(REFUSED)), (THROUGH_FUNCTIONS, functions)):
