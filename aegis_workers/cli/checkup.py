@@ -73,10 +73,16 @@ def _engines(settings: Settings) -> Iterator[Finding]:
             yield Finding(what=engine.label, level=Level.WARNING, detail=f"not configured: set {setting} to use it")
     for client, probe in found:
         ready = probe.readiness is Readiness.READY
-        detail = f"{client.url} {probe.readiness}" + (f": {probe.reason}" if probe.reason else "")
+        facts = _serving(probe, settings.model(client.engine)) if ready else probe.reason
+        detail = f"{client.url} {probe.readiness}: {facts}"
         yield Finding(what=client.engine.label, level=Level.OK if ready else Level.WARNING, detail=detail)
     if not any(probe.readiness is Readiness.READY for _, probe in found):
         yield Finding(what="Engines", level=Level.MISSING, detail="none is ready: calls would wait")
+
+
+def _serving(probe: Probe, model: str | None) -> str:
+    """What a ready engine serves: a probe that is ready has found the model there."""
+    return f"version {probe.version or 'unknown'}, model {model} {'loaded' if probe.loaded else 'not loaded: first use loads it'}"
 
 
 async def _probe_all(settings: Settings) -> list[tuple[EngineClient, Probe]]:
