@@ -26,6 +26,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if needs_engine and not config.pluginmanager.has_plugin("vllm_fixtures") else None
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The lines of the README's table of storms, as this run found them."""
+    properties = [found for report in terminalreporter.stats.get("passed", ()) for found in report.user_properties]
+    if rows := [value for name, value in properties if name == "storm"]:
+        terminalreporter.section("what came of every storm")
+        for row in sorted(rows):
+            terminalreporter.write_line(row)
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
