@@ -10,9 +10,11 @@ from kombu.entity import Exchange, Queue
 from aegis_workers import settings as settings_module
 from aegis_workers.errors import ConfigurationError
 from aegis_workers.settings import Settings
+from aegis_workers.state import cancels
 from aegis_workers.worker import logs, runtime
 from aegis_workers.worker.events import EventTimer
 from aegis_workers.worker.request import QuietApp, QuietTask
+from aegis_workers.worker.revoking import RevokeCommands
 
 EXTRACTION, CHAT, CONTROL = "extraction", "chat", "control"
 QUEUES = (EXTRACTION, CHAT, CONTROL)
@@ -41,7 +43,7 @@ def configuration() -> dict[str, Any]:
     return {
         "broker_url": settings.redis_url,
         "result_backend": f"aegis_workers.worker.results:Results+{settings.redis_url}",
-        "result_expires": 86_400,
+        "result_expires": cancels.TTL_S,
         "redis_socket_connect_timeout": 5,
         "redis_retry_on_timeout": False,
         "broker_transport_options": _transport(settings),
@@ -100,10 +102,20 @@ class PoolCheck(bootsteps.Step):
         super().__init__(parent, **options)
 
 
+class ColdEnd(bootsteps.StartStopStep):
+    """Ends the event loop after a cold shutdown, for which Celery sends no signal."""
+
+    def terminate(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """The pool has ended."""
+        _close_runtime()
+
+
 app = QuietApp("aegis_workers", include=["aegis_workers.tasks"], task_cls=QuietTask)
 app.add_defaults(configuration)
 app.steps["worker"].add(PoolCheck)
+app.steps["worker"].add(ColdEnd)
 app.steps["consumer"].add(EventTimer)
+app.steps["consumer"].add(RevokeCommands)
 
 
 @signals.setup_logging.connect(weak=False)

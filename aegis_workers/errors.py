@@ -37,6 +37,14 @@ class CallCancelled(AegisError):
     """The call was ended by its caller."""
 
 
+class CallRevoked(CallCancelled):
+    """The call's task was revoked. `terminated`: also where an engine had it already."""
+
+    def __init__(self, message: str, *, terminated: bool = False) -> None:
+        super().__init__(message)
+        self.terminated = terminated
+
+
 class PutBack(AegisError):
     """The call has no outcome here: its message goes back to its queue. No caller ever sees it."""
 

@@ -15,13 +15,15 @@ from typing import Protocol, assert_never
 
 from redis.exceptions import RedisError
 
+from aegis_workers.dispatch import running
 from aegis_workers.dispatch.delivery import CallId
 from aegis_workers.dispatch.fleet import Fleet, not_up
 from aegis_workers.dispatch.lines import Admitted, Line, Waiter
 from aegis_workers.engines.base import EngineClient
-from aegis_workers.errors import CallCancelled, ConfigurationError, WaitedTooLong, WorkerStopping
+from aegis_workers.errors import ConfigurationError, WaitedTooLong, WorkerStopping
 from aegis_workers.routing import Decision, Engine, Lane, Refuse, Run, TaskType, Wait, lane
 from aegis_workers.state.cached import Cached
+from aegis_workers.state.cancels import Cancel
 from aegis_workers.state.engine_status import Statuses
 from aegis_workers.state.mode import ModeReading
 from aegis_workers.state.slots import REFRESH_S, Exchange, Give, Held, Outcome, Refusal
@@ -96,7 +98,7 @@ class Admission:
     async def slot(self, task_type: TaskType, call: CallId) -> AsyncIterator[Admitted]:
         """Waits for its turn, and gives the slot back at the end.
 
-        Raises `ConfigurationError` where no allowed engine is configured, `CallCancelled` where the task was revoked,
+        Raises `ConfigurationError` where no allowed engine is configured, `CallRevoked` where the task was revoked,
         `WaitedTooLong` and `WorkerStopping` where the message should go back to its queue.
         """
         admitted = await self._wait(task_type, call)
@@ -109,7 +111,8 @@ class Admission:
         if self._closed:
             raise WorkerStopping("the worker is stopping")
         admitted = asyncio.get_running_loop().create_future()
-        waiter = Waiter(task_type=task_type, call=call, since=time.monotonic(), admitted=admitted)
+        task, since = running.current(), time.monotonic()
+        waiter = Waiter(task_type=task_type, call=call, task=task, since=since, admitted=admitted)
         self._lines[waiter.lane].waiters.append(waiter)
         self._changed.set()
         try:
@@ -274,7 +277,7 @@ class Admission:
                 else:
                     waiter.admitted.set_result(admitted)
             elif call_id in outcome.cancelled:
-                waiter.fail(CallCancelled("revoked before an engine took it"))
+                waiter.fail(running.revoked(Cancel.TERMINATE if waiter.task.has_begun else Cancel.REVOKE))
         for served in {waiter.lane for waiter, _ in asking} - outcome.refusals.keys():
             self._lines[served].is_full = False
             self._changed.set()  # more may wait than were asked for

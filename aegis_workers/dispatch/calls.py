@@ -12,7 +12,7 @@ from typing import Protocol
 import structlog
 
 from aegis_workers.completion import Completion, CompletionRequest
-from aegis_workers.dispatch import attempts
+from aegis_workers.dispatch import attempts, running
 from aegis_workers.dispatch.admission import Admission
 from aegis_workers.dispatch.attempts import Again, Done, Tally
 from aegis_workers.dispatch.delivery import CallId, Delivery
@@ -95,24 +95,28 @@ class Calls:
         """The outcome of one call; waits for an engine for as long as the caller lets it.
 
         `judge` says what a complete answer is worth; with `may_reask` an answer worth neither `ok` nor `empty` is asked for
-        again. Raises `ConfigurationError` where no allowed engine is configured, `CallCancelled` where its task was revoked, and
+        again. Raises `ConfigurationError` where no allowed engine is configured, `CallRevoked` where its task was revoked, and
         `WorkerStopping` or `WaitedTooLong` where its message should go back to its queue.
         """
         started, awaited, call = time.monotonic(), _awaited.get({}), object()
+        task = running.current()
         step: Again | Done = Again(delay_s=0.0, tally=Tally())
         while isinstance(step, Again):
             await asyncio.sleep(step.delay_s)
             tally = step.tally
             awaited.pop(call, None)
+            task.check()
             async with self._turn(call_id, tally), self._admission.slot(task_type, call_id) as admitted:
                 awaited[call] = f"{admitted.engine.label} had not answered"
-                answer = await self._ask(admitted, _varied(request, tally.reasks), ask)
+                with task.pinned():
+                    answer = await self._ask(admitted, _varied(request, tally.reasks), ask)
             if isinstance(answer, EngineError):
                 awaited[call] = str(answer)
             outcome, step = _weigh(admitted, answer, judge, tally, may_reask=may_reask)
             if isinstance(answer, EngineLost):
                 await self._report_lost(admitted.client, answer)
         awaited.pop(call)
+        task.call_done()
         outcome = replace(outcome, attempts=step.tally.attempts, elapsed_s=time.monotonic() - started)
         if outcome.completion is not None:
             self.throughput.add(outcome.engine, outcome.completion.completion_tokens or 0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from aegis_workers.dispatch.delivery import CallId
+from aegis_workers.dispatch.running import Running
 from aegis_workers.engines.base import EngineClient
 from aegis_workers.errors import AegisError
 from aegis_workers.routing import Engine, Lane, Mode, TaskType, lane
@@ -36,6 +37,7 @@ class Waiter:
 
     task_type: TaskType
     call: CallId
+    task: Running
     since: float
     admitted: asyncio.Future[Admitted]
     asked_in_vain: bool = False
@@ -48,7 +50,8 @@ class Waiter:
     def want(self) -> Want:
         """What it asks of Redis."""
         again = self.call.again or self.asked_in_vain
-        return Want(call_id=str(self.call), task_id=self.call.task_id, lane=self.lane, again=again)
+        begun = self.task.has_begun
+        return Want(call_id=str(self.call), task_id=self.call.task_id, lane=self.lane, again=again, begun=begun)
 
     def fail(self, error: AegisError) -> None:
         """End its waiting, unless it is gone of itself."""

@@ -8,6 +8,7 @@ MODE: Final = "aegis:llm_engine_mode"
 ENGINE_PREFIX: Final = "aegis:engine:"
 WORKER_PREFIX: Final = "aegis:worker:"
 PROBER: Final = "aegis:prober"
+CANCELLED_PREFIX: Final = "aegis:cancelled:"
 
 
 def engine(name: Engine) -> str:
@@ -18,6 +19,11 @@ def engine(name: Engine) -> str:
 def worker(worker_id: str) -> str:
     """String with a TTL: that the worker lives, and what its calls do and wait for."""
     return f"{WORKER_PREFIX}{worker_id}"
+
+
+def cancelled(task_id: str) -> str:
+    """String with a TTL: that the task's caller revoked it, `revoke` or `terminate`. Public: anybody may set it."""
+    return f"{CANCELLED_PREFIX}{task_id}"
 
 
 def stream(task_id: str) -> str:
@@ -57,11 +63,6 @@ def freed(engine: Engine) -> str:
 def breaker_field(url: str) -> str:
     """Field of the engine's hash: the breaker of one replica. It lies there so that whoever routes has it with the state."""
     return f"breaker:{url}"
-
-
-def cancelled(task_id: str) -> str:
-    """String with a TTL: that the task was revoked."""
-    return f"aegis:cancelled:{task_id}"
 
 
 ALIVE: Final = "aegis:alive"

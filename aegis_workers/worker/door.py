@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import redis
 import structlog
-from celery import states
+from celery import current_task, states
 from celery.exceptions import Reject
 from celery.result import AsyncResult
 from kombu.exceptions import EncodeError, OperationalError
@@ -17,13 +17,14 @@ from redis.exceptions import RedisError
 from aegis_workers import settings as settings_module
 from aegis_workers.dispatch import inputs
 from aegis_workers.dispatch.delivery import Delivery
-from aegis_workers.errors import AegisError, InvalidInput, PutBack, RedisUnavailable, SetAside
+from aegis_workers.errors import AegisError, CallRevoked, InvalidInput, PutBack, RedisUnavailable, SetAside
 from aegis_workers.settings import Settings
-from aegis_workers.state import aside, connection
+from aegis_workers.state import aside, cancels, connection
 from aegis_workers.state.aside import Entry
 from aegis_workers.worker import poison, runtime
 from aegis_workers.worker.poison import Work
 from aegis_workers.worker.request import QuietTask
+from aegis_workers.worker.revoking import Revoked
 from aegis_workers.worker.services import Services
 
 log = structlog.get_logger(__name__)
@@ -98,19 +99,29 @@ class Door(QuietTask):
             process.forget_answers(task_id)
 
     def carry_out(self, work: Callable[[Services], Coroutine[Any, Any, dict[str, Any]]]) -> dict[str, Any]:
-        """The result of `work` on the event loop; the message goes back to its queue when the worker stops first."""
+        """The result of `work` on the event loop.
+
+        The message goes back to its queue when the worker stops first; the task's state is REVOKED when its caller revokes it.
+        """
         started = time.monotonic()
         process = runtime.start(self.settings, queue=str((self.request.delivery_info or {}).get("routing_key")))
         try:
-            result = process.run(work)
+            result = process.run(work, self.delivery.task_id)
         except PutBack as error:
             raise Reject(str(error), requeue=True) from None
+        except CallRevoked as error:
+            raise Revoked(terminated=error.terminated) from None
         except SetAside as error:
             self._set_aside([poison.entry(self._work, 0, [{"what": str(error)}])])
             raise
         self._set_aside(poison.of_result(self._work, result))
         self.summaries[self.request.id] = _summary(result, time.monotonic() - started)
         return result
+
+    def unless_revoked(self, client: redis.Redis) -> None:
+        """Ends a task that does its work here, and not on the event loop, if it was revoked while it waited in its queue."""
+        if cancels.find(client, str(self.request.id)) is not None:
+            raise Revoked(terminated=False)
 
     def _set_aside(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
@@ -128,9 +139,10 @@ class Door(QuietTask):
 
     @property
     def delivery(self) -> Delivery:
-        """The delivery at hand."""
-        again = bool((self.request.delivery_info or {}).get("redelivered"))
-        return Delivery(task_id=str(self.request.id), again=again)
+        """The delivery at hand. A workflow of Celery's own runs this task inside another, whose message it then is."""
+        request = current_task.request
+        again = bool((request.delivery_info or {}).get("redelivered"))
+        return Delivery(task_id=str(request.id), again=again)
 
     @property
     def enqueued_at(self) -> float | None:

@@ -16,6 +16,7 @@ from aegis_workers.dispatch.admission import Admission
 from aegis_workers.dispatch.calls import Calls
 from aegis_workers.dispatch.documents import Documents
 from aegis_workers.dispatch.fleet import Fleet, Limits
+from aegis_workers.dispatch.running import Tasks
 from aegis_workers.engines import clients as engine_clients
 from aegis_workers.engines.base import EngineClient, Readiness
 from aegis_workers.errors import EngineLost, EngineUnreachable
@@ -44,6 +45,7 @@ class Services:
 
     settings: Settings
     redis: redis.asyncio.Redis
+    tasks: Tasks
     admission: Admission
     calls: Calls
     documents: Documents
@@ -72,9 +74,12 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
         calls = Calls(
             admission, Suspects(client, identity.worker_id()), timeout_s=settings.call_timeout_s, report_lost=reporter.report
         )
-        push = Push(client, (keys.MODE, keys.ENGINE_PREFIX, keys.FREED_PREFIX), _Changes(mode_memory, statuses, admission).note)
+        tasks = Tasks(client)
+        changes = _Changes(mode_memory, statuses, admission, tasks)
+        push = Push(client, (keys.MODE, keys.ENGINE_PREFIX, keys.FREED_PREFIX, keys.CANCELLED_PREFIX), changes.note)
         background = {
             "push": push.run(),
+            "revoked tasks": tasks.run(),
             "admission": admission.run(),
             "answers": answers.run(),
             "default mode": _write_default_mode(client, settings),
@@ -84,7 +89,15 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
         for name, work in background.items():
             stack.push_async_callback(_ended, asyncio.create_task(_watched(name, work), name=name))
         documents = Documents(calls, settings, answers)
-        yield Services(settings=settings, redis=client, admission=admission, calls=calls, documents=documents, answers=answers)
+        yield Services(
+            settings=settings,
+            redis=client,
+            tasks=tasks,
+            admission=admission,
+            calls=calls,
+            documents=documents,
+            answers=answers,
+        )
 
 
 def _limits(settings: Settings) -> dict[Engine, Limits]:
@@ -126,8 +139,14 @@ class _Changes:
     mode: Cached[ModeReading]
     statuses: Cached[Statuses]
     admission: Admission
+    tasks: Tasks
 
     def note(self, key: str | None) -> None:
+        if key is not None and key.startswith(keys.CANCELLED_PREFIX):
+            self.tasks.changed(key.removeprefix(keys.CANCELLED_PREFIX))
+            return
+        if key is None:
+            self.tasks.changed(None)
         if key in {keys.MODE, None}:
             self.mode.drop()
         if key is None or key.startswith(keys.ENGINE_PREFIX):
