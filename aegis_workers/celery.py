@@ -10,7 +10,7 @@ from kombu.entity import Exchange, Queue
 from aegis_workers import settings as settings_module
 from aegis_workers.errors import ConfigurationError
 from aegis_workers.settings import Settings
-from aegis_workers.worker import logs, runtime
+from aegis_workers.worker import ending, greeting, logs, runtime
 from aegis_workers.worker.events import EventTimer
 from aegis_workers.worker.request import QuietApp, QuietTask
 
@@ -100,9 +100,19 @@ class PoolCheck(bootsteps.Step):
         super().__init__(parent, **options)
 
 
+class RedisCheck(bootsteps.Step):
+    """Refuses a Redis that would lose messages. One that is away is waited for, and looked at when it answers."""
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        reason = greeting.refused(settings_module.load())
+        if reason is not None:
+            raise BadSettings(ConfigurationError(reason))
+        super().__init__(parent, **options)
+
+
 app = QuietApp("aegis_workers", include=["aegis_workers.tasks"], task_cls=QuietTask)
 app.add_defaults(configuration)
-app.steps["worker"].add(PoolCheck)
+app.steps["worker"].update({PoolCheck, RedisCheck})
 app.steps["consumer"].add(EventTimer)
 
 
@@ -131,7 +141,8 @@ def _begin_stop(**_: Any) -> None:
 
 
 @signals.worker_shutdown.connect(weak=False)
-def _close_runtime(**_: Any) -> None:
+def _close_runtime(sender: Any, **_: Any) -> None:
     running = runtime.started()
     if running is not None:
         running.close()
+    sender.exitcode = ending.status(sender.exitcode)

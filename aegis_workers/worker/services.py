@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from aegis_workers.state.cached import Cached
 from aegis_workers.state.engine_status import ReplicaStatus, Statuses
 from aegis_workers.state.mode import ModeReading
 from aegis_workers.state.push import Push
-from aegis_workers.worker import identity
+from aegis_workers.worker import ending, greeting, identity
 from aegis_workers.worker.prober import Prober
 
 log = structlog.get_logger(__name__)
@@ -59,22 +58,22 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
         background = {
             "push": push.run(),
             "admission": admission.run(),
-            "default mode": _write_default_mode(client, settings),
+            "greeting": greeting.greet(client, settings),
             "prober": Prober(client, clients, settings, mode_memory, statuses).run(),
             "heartbeat": _Heartbeat(client, admission, calls, mode_memory, queue).run(),
         }
         for name, work in background.items():
-            stack.push_async_callback(_ended, asyncio.create_task(_watched(name, work), name=name))
+            stack.push_async_callback(_ended, asyncio.create_task(_watched(name, work, settings), name=name))
         yield Services(settings=settings, redis=client, admission=admission, calls=calls, documents=Documents(calls, settings))
 
 
-async def _watched(name: str, work: Coroutine[Any, Any, None]) -> None:
+async def _watched(name: str, work: Coroutine[Any, Any, None], settings: Settings) -> None:
     """Stops the worker when a part of it dies: its supervisor starts a new one. Else it would look alive and do nothing."""
     try:
         await work
     except Exception:
         log.critical("worker.part_died", part=name, exc_info=True)
-        os.kill(os.getpid(), signal.SIGTERM)
+        ending.end(within_s=settings.shutdown_grace_s + ending.MARGIN_S)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
@@ -82,18 +81,6 @@ async def _ended(task: asyncio.Task[None]) -> None:
     while not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=0.1)
-
-
-async def _write_default_mode(client: redis.asyncio.Redis, settings: Settings) -> None:
-    while True:
-        try:
-            if await mode.write_default(client, settings.llm_engine_mode):
-                log.info("mode.defaulted", mode=settings.llm_engine_mode.value)
-        except (RedisError, OSError) as error:
-            log.warning("redis.unavailable", error=connection.unavailable(settings, error))
-            await asyncio.sleep(connection.RETRY_S)
-        else:
-            return
 
 
 @dataclass(frozen=True)
