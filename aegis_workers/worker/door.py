@@ -13,7 +13,7 @@ from kombu.exceptions import EncodeError, OperationalError
 
 from aegis_workers import settings as settings_module
 from aegis_workers.dispatch import inputs
-from aegis_workers.errors import AegisError, InvalidInput, RedisUnavailable, WorkerStopping
+from aegis_workers.errors import AegisError, InvalidInput, WorkerStopping
 from aegis_workers.settings import Settings
 from aegis_workers.state import connection
 from aegis_workers.worker import runtime
@@ -45,7 +45,7 @@ class Door(QuietTask):
     ) -> AsyncResult:
         """Enqueue, after the check that the worker would make: bad input fails here and now, and nothing is sent.
 
-        Raises `InvalidInput`, and `RedisUnavailable` where Redis does not answer.
+        Raises `InvalidInput`, `RedisUnavailable` where Redis does not answer and `RedisFull` where it takes nothing in.
         """
         headers = {ENQUEUED_AT: time.time(), **(options.pop("headers", None) or {})}
         options |= {"task_id": task_id, "headers": headers}
@@ -63,7 +63,7 @@ class Door(QuietTask):
         except EncodeError:
             raise InvalidInput("the arguments hold something that JSON cannot carry: send plain values") from None
         except OperationalError as error:
-            raise RedisUnavailable(connection.unavailable(self.settings, error)) from None
+            raise connection.failure(self.settings, error) from None
 
     @cached_property
     def _redis(self) -> redis.Redis:
