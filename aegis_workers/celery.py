@@ -10,8 +10,9 @@ from kombu.entity import Exchange, Queue
 from aegis_workers import settings as settings_module
 from aegis_workers.errors import ConfigurationError
 from aegis_workers.settings import Settings
-from aegis_workers.worker import ending, greeting, logs, runtime
+from aegis_workers.worker import ending, greeting, health, logs, runtime
 from aegis_workers.worker.events import EventTimer
+from aegis_workers.worker.pulse import Pulse
 from aegis_workers.worker.request import QuietApp, QuietTask
 
 EXTRACTION, CHAT, CONTROL = "extraction", "chat", "control"
@@ -100,11 +101,15 @@ class PoolCheck(bootsteps.Step):
         super().__init__(parent, **options)
 
 
-class RedisCheck(bootsteps.Step):
-    """Refuses a Redis that would lose messages. One that is away is waited for, and looked at when it answers."""
+class PlaceCheck(bootsteps.Step):
+    """Refuses a Redis that would lose messages, and a health folder that is none.
+
+    A Redis that is away is waited for, and looked at when it answers.
+    """
 
     def __init__(self, parent: Any, **options: Any) -> None:
-        reason = greeting.refused(settings_module.load())
+        settings = settings_module.load()
+        reason = health.refused(settings) or greeting.refused(settings)
         if reason is not None:
             raise BadSettings(ConfigurationError(reason))
         super().__init__(parent, **options)
@@ -112,8 +117,8 @@ class RedisCheck(bootsteps.Step):
 
 app = QuietApp("aegis_workers", include=["aegis_workers.tasks"], task_cls=QuietTask)
 app.add_defaults(configuration)
-app.steps["worker"].update({PoolCheck, RedisCheck})
-app.steps["consumer"].add(EventTimer)
+app.steps["worker"].update({PoolCheck, PlaceCheck})
+app.steps["consumer"].update({EventTimer, Pulse})
 
 
 @signals.setup_logging.connect(weak=False)

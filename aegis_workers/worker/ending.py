@@ -10,7 +10,7 @@ log = structlog.get_logger(__name__)
 
 FAILURE = 1
 # What an orderly stop needs once its calls have ended.
-MARGIN_S = 10.0
+MARGIN_S = 5.0
 
 _begun = threading.Event()
 

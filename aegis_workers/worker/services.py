@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +24,10 @@ from aegis_workers.state.cached import Cached
 from aegis_workers.state.engine_status import ReplicaStatus, Statuses
 from aegis_workers.state.mode import ModeReading
 from aegis_workers.state.push import Push
-from aegis_workers.worker import ending, greeting, identity
+from aegis_workers.worker import ending, greeting, identity, pulse
+from aegis_workers.worker.bulletin import Bulletin
 from aegis_workers.worker.prober import Prober
+from aegis_workers.worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
@@ -61,10 +63,23 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
             "greeting": greeting.greet(client, settings),
             "prober": Prober(client, clients, settings, mode_memory, statuses).run(),
             "heartbeat": _Heartbeat(client, admission, calls, mode_memory, queue).run(),
+            **_guards(client, admission, settings),
         }
         for name, work in background.items():
             stack.push_async_callback(_ended, asyncio.create_task(_watched(name, work, settings), name=name))
         yield Services(settings=settings, redis=client, admission=admission, calls=calls, documents=Documents(calls, settings))
+
+
+def _guards(client: redis.asyncio.Redis, admission: Admission, settings: Settings) -> Mapping[str, Coroutine[Any, Any, None]]:
+    """What watches over Celery's side of this process; nothing where it consumes nothing."""
+    celery = pulse.current()
+    if celery is None:
+        return {}
+    watchdog = Watchdog(client, celery, limit_s=settings.watchdog_s, grace_s=settings.shutdown_grace_s)
+    if settings.health_dir is None:
+        return {"watchdog": watchdog.run()}
+    bulletin = Bulletin(settings.health_dir, celery, watchdog, admission, limit_s=settings.watchdog_s)
+    return {"watchdog": watchdog.run(), "health": bulletin.run()}
 
 
 async def _watched(name: str, work: Coroutine[Any, Any, None], settings: Settings) -> None:
