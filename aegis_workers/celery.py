@@ -68,7 +68,7 @@ def configuration() -> dict[str, Any]:
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
         "worker_pool": "threads",
-        "worker_concurrency": settings.worker_threads,
+        "worker_concurrency": settings.threads(),
         "worker_prefetch_multiplier": 1,
         "worker_eta_task_limit": 200,
         "worker_send_task_events": True,

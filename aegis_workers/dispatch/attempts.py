@@ -6,6 +6,9 @@ from aegis_workers.errors import EngineError, ErrorClass
 
 # An engine that answers badly while it serves others is asked this often in all.
 MAX_ATTEMPTS = 4
+# One that says "not now" has done no work for the call: it is asked this often.
+MAX_REFUSALS = 20
+_NOT_NOW = frozenset({429, 503})
 # An answer that cannot be used is asked for again this often.
 MAX_REASKS = 2
 
@@ -45,7 +48,7 @@ def after_error(error: EngineError, tally: Tally, jitter: float) -> Again | Done
             return Again(delay_s=_backoff(_LOST_FIRST_S, _LOST_CAP_S, tally.losses, jitter), tally=lost)
         case ErrorClass.TRANSIENT:
             spent = replace(tally, attempts=tally.attempts + 1)
-            if spent.attempts >= MAX_ATTEMPTS:
+            if spent.attempts >= (MAX_REFUSALS if error.status in _NOT_NOW else MAX_ATTEMPTS):
                 return Done(tally=spent)
             delay_s = _backoff(_BUSY_FIRST_S, _BUSY_CAP_S, tally.attempts, jitter)
             return Again(delay_s=max(delay_s, error.retry_after_s or 0.0), tally=spent)

@@ -12,13 +12,16 @@ import structlog
 
 from aegis_workers.completion import Completion, CompletionRequest
 from aegis_workers.dispatch import attempts
-from aegis_workers.dispatch.admission import Admission, Admitted
+from aegis_workers.dispatch.admission import Admission
 from aegis_workers.dispatch.attempts import Again, Done, Tally
+from aegis_workers.dispatch.delivery import CallId
+from aegis_workers.dispatch.lines import Admitted
 from aegis_workers.dispatch.throughput import Throughput
 from aegis_workers.engines.base import EngineClient
-from aegis_workers.errors import DeadlineExceeded, EngineBusy, EngineError, EngineLost
+from aegis_workers.errors import DeadlineExceeded, EngineBusy, EngineError, EngineLost, StreamInterrupted
 from aegis_workers.outcome import Problem, Status
 from aegis_workers.routing import Engine, Mode, TaskType
+from aegis_workers.state.slots import Ended
 
 log = structlog.get_logger(__name__)
 
@@ -63,13 +66,20 @@ class Calls:
         self.throughput = Throughput()
 
     async def run(
-        self, task_type: TaskType, request: CompletionRequest, judge: Judge, *, ask: Ask = ask_whole, may_reask: bool = False
+        self,
+        task_type: TaskType,
+        call_id: CallId,
+        request: CompletionRequest,
+        judge: Judge,
+        *,
+        ask: Ask = ask_whole,
+        may_reask: bool = False,
     ) -> CallOutcome:
         """The outcome of one call; waits for an engine for as long as the caller lets it.
 
         `judge` says what a complete answer is worth; with `may_reask` an answer worth neither `ok` nor `empty` is asked for
-        again. Raises `ConfigurationError` where no allowed engine is configured and `WorkerStopping` when the worker stops
-        while the call waits.
+        again. Raises `ConfigurationError` where no allowed engine is configured, `CallCancelled` where its task was revoked, and
+        `WorkerStopping` or `WaitedTooLong` where its message should go back to its queue.
         """
         started, awaited, call = time.monotonic(), _awaited.get({}), object()
         step: Again | Done = Again(delay_s=0.0, tally=Tally())
@@ -77,9 +87,14 @@ class Calls:
             await asyncio.sleep(step.delay_s)
             tally = step.tally
             awaited.pop(call, None)
-            async with self._admission.slot(task_type) as admitted:
+            async with self._admission.slot(task_type, call_id) as admitted:
                 awaited[call] = f"{admitted.engine.label} had not answered"
-                answer = await self._attempt(admitted, _varied(request, tally.reasks), ask)
+                try:
+                    answer = await self._attempt(admitted, _varied(request, tally.reasks), ask)
+                except StreamInterrupted:
+                    admitted.ended = Ended.FAILED
+                    raise
+                admitted.ended = _ended(answer)
             if isinstance(answer, EngineError):
                 awaited[call] = str(answer)
             outcome, step = _weigh(admitted, answer, judge, tally, may_reask=may_reask)
@@ -119,6 +134,11 @@ class Calls:
             return EngineBusy(f"{label} gave no whole answer within AEGIS_CALL_TIMEOUT_S={self._timeout_s:g} s")
         except EngineError as error:
             return error
+
+
+def _ended(answer: Completion | EngineError) -> Ended:
+    """What the answer says of its replica: one that refuses a request serves."""
+    return Ended.FAILED if isinstance(answer, EngineError) and answer.blames_engine else Ended.SERVED
 
 
 def _weigh(

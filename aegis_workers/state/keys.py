@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from aegis_workers.routing import Engine
+from aegis_workers.routing import Engine, Lane
 
 MODE: Final = "aegis:llm_engine_mode"
 ENGINE_PREFIX: Final = "aegis:engine:"
@@ -33,3 +33,40 @@ def stream_writer(task_id: str) -> str:
 def stream_reader(task_id: str) -> str:
     """String with a TTL: that somebody still reads the stream."""
     return f"aegis:stream:{task_id}:reader"
+
+
+SLOTS_PREFIX: Final = "aegis:slots:"
+FREED_PREFIX: Final = "aegis:freed:"
+
+
+def slots(url: str, lane: Lane) -> str:
+    """Sorted set: the leases of a replica's slots that calls of this lane have, by the end of each in ms of Redis's clock."""
+    return f"{SLOTS_PREFIX}{url}:{lane}"
+
+
+def demand(engine: Engine, lane: Lane) -> str:
+    """String with a TTL: the worker that waits longest for a slot, and until when that is believed."""
+    return f"aegis:demand:{engine}:{lane}"
+
+
+def freed(engine: Engine) -> str:
+    """String with a TTL: written when a slot was given back that another worker waits for, for the push that this causes."""
+    return f"{FREED_PREFIX}{engine}"
+
+
+def breaker_field(url: str) -> str:
+    """Field of the engine's hash: the breaker of one replica. It lies there so that whoever routes has it with the state."""
+    return f"breaker:{url}"
+
+
+def cancelled(task_id: str) -> str:
+    """String with a TTL: that the task was revoked."""
+    return f"aegis:cancelled:{task_id}"
+
+
+ALIVE: Final = "aegis:alive"
+
+
+def answers(task_id: str) -> str:
+    """Hash with a TTL: what the calls of a task with several have come to, while the task is not done."""
+    return f"aegis:answers:{task_id}"

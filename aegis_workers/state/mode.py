@@ -17,10 +17,11 @@ MAX_AGE_S = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class ModeReading:
-    """The mode in force. `problem` says in words why it is not what the key holds: the key is missing or holds another word."""
+    """The mode in force, and what the key held. `problem` says in words why they differ: it is missing, or another word."""
 
     mode: Mode
     problem: str | None = None
+    raw: str | None = None
 
 
 def parse(word: str) -> Mode:
@@ -36,9 +37,9 @@ def interpret(raw: str | None, *, default: Mode, last_valid: Mode) -> ModeReadin
     if raw is None:
         return ModeReading(mode=default, problem=f"{keys.MODE} is not set: the configured default is in force")
     try:
-        return ModeReading(mode=parse(raw))
+        return ModeReading(mode=parse(raw), raw=raw)
     except InvalidInput as error:
-        return ModeReading(mode=last_valid, problem=f"{keys.MODE} holds an {error}; {last_valid} stays in force")
+        return ModeReading(mode=last_valid, problem=f"{keys.MODE} holds an {error}; {last_valid} stays in force", raw=raw)
 
 
 def read(client: redis.Redis, default: Mode) -> ModeReading:

@@ -49,7 +49,7 @@ local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   if string.sub(all[i], 1, 8) == 'replica:' then
     if ARGV[2] == '1' and not kept[all[i]] then
-      redis.call('HDEL', KEYS[1], all[i])
+      redis.call('HDEL', KEYS[1], all[i], 'breaker:' .. string.sub(all[i], 9))
     else
       local replica = cjson.decode(all[i + 1])
       if best == nil or rank[replica.state] > rank[best.state] then best = replica end
@@ -107,5 +107,16 @@ end
 redis.call('SET', KEYS[1], ARGV[1])
 if ARGV[2] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
 redis.call('PUBLISH', KEYS[1], ARGV[1])
+return 1
+"""
+
+# KEYS: the living workers, then a task's answers for each entry; ARGV: worker, TTL in ms, then number and JSON for each entry.
+# The first answer of a call stays. Nothing is written for a worker that was declared dead: another one asks for the same.
+KEEP_ANSWERS: Final = """
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return 0 end
+for i = 2, #KEYS do
+  redis.call('HSETNX', KEYS[i], ARGV[2 * i - 1], ARGV[2 * i])
+  redis.call('PEXPIRE', KEYS[i], ARGV[2])
+end
 return 1
 """

@@ -7,13 +7,15 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import redis
+from celery import states
 from celery.exceptions import Reject
 from celery.result import AsyncResult
 from kombu.exceptions import EncodeError, OperationalError
 
 from aegis_workers import settings as settings_module
 from aegis_workers.dispatch import inputs
-from aegis_workers.errors import AegisError, InvalidInput, WorkerStopping
+from aegis_workers.dispatch.delivery import Delivery
+from aegis_workers.errors import AegisError, InvalidInput, PutBack
 from aegis_workers.settings import Settings
 from aegis_workers.state import connection
 from aegis_workers.worker import runtime
@@ -83,16 +85,28 @@ class Door(QuietTask):
         bound.apply_defaults()
         return dict(bound.arguments)
 
+    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """The outcome is recorded: what a later delivery would have needed is not."""
+        process = runtime.started()
+        if process is not None and status in states.READY_STATES:
+            process.forget_answers(task_id)
+
     def carry_out(self, work: Callable[[Services], Coroutine[Any, Any, dict[str, Any]]]) -> dict[str, Any]:
         """The result of `work` on the event loop; the message goes back to its queue when the worker stops first."""
         started = time.monotonic()
         process = runtime.start(self.settings, queue=str((self.request.delivery_info or {}).get("routing_key")))
         try:
             result = process.run(work)
-        except WorkerStopping as error:
+        except PutBack as error:
             raise Reject(str(error), requeue=True) from None
         self.summaries[self.request.id] = _summary(result, time.monotonic() - started)
         return result
+
+    @property
+    def delivery(self) -> Delivery:
+        """The delivery at hand."""
+        again = bool((self.request.delivery_info or {}).get("redelivered"))
+        return Delivery(task_id=str(self.request.id), again=again)
 
     @property
     def enqueued_at(self) -> float | None:

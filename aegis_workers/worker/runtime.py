@@ -51,6 +51,10 @@ class Runtime:
         finally:
             self._running.discard(future)
 
+    def forget_answers(self, task_id: str) -> None:
+        """The task is done: nobody will ask for what its calls had come to."""
+        self._loop.call_soon_threadsafe(self._services.answers.forget, task_id)
+
     def begin_stop(self) -> None:
         """Ends the calls that wait, now, and those in flight when the grace is over. Returns at once."""
         self._portal.start_task_soon(self._close_admission)

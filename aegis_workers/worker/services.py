@@ -14,22 +14,28 @@ from redis.exceptions import RedisError
 from aegis_workers.dispatch.admission import Admission
 from aegis_workers.dispatch.calls import Calls
 from aegis_workers.dispatch.documents import Documents
+from aegis_workers.dispatch.fleet import Fleet, Limits
 from aegis_workers.engines import clients as engine_clients
 from aegis_workers.engines.base import EngineClient, Readiness
 from aegis_workers.errors import EngineLost, EngineUnreachable
 from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
 from aegis_workers.state import connection, engine_status, keys, mode, workers
+from aegis_workers.state.answers import Answers
 from aegis_workers.state.cached import Cached
 from aegis_workers.state.engine_status import ReplicaStatus, Statuses
 from aegis_workers.state.mode import ModeReading
 from aegis_workers.state.push import Push
+from aegis_workers.state.slots import Slots
 from aegis_workers.worker import ending, greeting, identity, pulse
 from aegis_workers.worker.bulletin import Bulletin
 from aegis_workers.worker.prober import Prober
 from aegis_workers.worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
+
+# A breaker's trial is believed for a call's longest time and this much.
+_TRIAL_MARGIN_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +47,7 @@ class Services:
     admission: Admission
     calls: Calls
     documents: Documents
+    answers: Answers
 
 
 @asynccontextmanager
@@ -53,13 +60,21 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
         for replica in (replica for replicas in clients.values() for replica in replicas):
             stack.push_async_callback(replica.aclose)
         mode_memory, statuses = mode.cache(client, settings.llm_engine_mode), engine_status.cache(client)
-        admission = Admission(clients, {e: settings.limit(e) for e in Engine}, settings.fallback, mode_memory, statuses)
+        admission = Admission(
+            Fleet(clients=clients, limits=_limits(settings), policy=settings.fallback),
+            mode_memory,
+            statuses,
+            Slots(client, identity.worker_id(), trial_s=settings.call_timeout_s + _TRIAL_MARGIN_S),
+            longest_wait_s=settings.requeue_after_s,
+        )
+        answers = Answers(client, identity.worker_id())
         reporter = _LossReporter(client, statuses)
         calls = Calls(admission, timeout_s=settings.call_timeout_s, report_lost=reporter.report)
-        push = Push(client, (keys.MODE, keys.ENGINE_PREFIX), _Changes(mode_memory, statuses, admission).note)
+        push = Push(client, (keys.MODE, keys.ENGINE_PREFIX, keys.FREED_PREFIX), _Changes(mode_memory, statuses, admission).note)
         background = {
             "push": push.run(),
             "admission": admission.run(),
+            "answers": answers.run(),
             "greeting": greeting.greet(client, settings),
             "prober": Prober(client, clients, settings, mode_memory, statuses).run(),
             "heartbeat": _Heartbeat(client, admission, calls, mode_memory, queue).run(),
@@ -67,7 +82,12 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
         }
         for name, work in background.items():
             stack.push_async_callback(_ended, asyncio.create_task(_watched(name, work, settings), name=name))
-        yield Services(settings=settings, redis=client, admission=admission, calls=calls, documents=Documents(calls, settings))
+        documents = Documents(calls, settings, answers)
+        yield Services(settings=settings, redis=client, admission=admission, calls=calls, documents=documents, answers=answers)
+
+
+def _limits(settings: Settings) -> dict[Engine, Limits]:
+    return {engine: Limits(limit=settings.limit(engine), kept=settings.kept(engine)) for engine in Engine}
 
 
 def _guards(client: redis.asyncio.Redis, admission: Admission, settings: Settings) -> Mapping[str, Coroutine[Any, Any, None]]:
@@ -109,7 +129,7 @@ class _Changes:
     def note(self, key: str | None) -> None:
         if key in {keys.MODE, None}:
             self.mode.drop()
-        if key != keys.MODE:
+        if key is None or key.startswith(keys.ENGINE_PREFIX):
             self.statuses.drop()
         self.admission.nudge()
 

@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from dispatch_place import Place, call
+from dispatch_place import CALL_IDS, Place, call
 from settling import begun, ended, settled
 from structlog.testing import capture_logs
 
@@ -73,7 +73,7 @@ def judged_by(text: str) -> Callable[[Completion], Status]:
 
 
 async def asking(calls: Calls, task_type: TaskType = CHAT, **options: Any) -> asyncio.Task[CallOutcome]:
-    return await begun(calls.run(task_type, REQUEST, options.pop("judge", usable), **options))
+    return await begun(calls.run(task_type, CALL_IDS(), REQUEST, options.pop("judge", usable), **options))
 
 
 async def test_an_answer_is_an_outcome_that_says_where_it_came_from_and_why(place: Place, calls: Calls) -> None:
@@ -120,7 +120,7 @@ async def test_an_engine_that_stays_busy_fails_the_call_with_its_last_words(plac
 
 
 async def test_an_answer_that_takes_too_long_is_closed_at_the_engine_and_counts_as_an_attempt(place: Place) -> None:
-    outcome = await calls_of(place, timeout_s=0.01).run(CHAT, REQUEST, usable)
+    outcome = await calls_of(place, timeout_s=0.01).run(CHAT, CALL_IDS(), REQUEST, usable)
     asked = place.engines[OLLAMA][0].asked
     assert [request.closed for request in asked] == [True] * attempts.MAX_ATTEMPTS
     assert (outcome.status, outcome.attempts) == (Status.FAILED, attempts.MAX_ATTEMPTS)
@@ -206,7 +206,7 @@ async def test_a_better_answer_is_taken(place: Place, calls: Calls) -> None:
 
 async def test_a_seed_that_nobody_chose_is_not_invented(place: Place, calls: Calls) -> None:
     request = CompletionRequest(messages=REQUEST.messages, sampling=Sampling(temperature=0.9))
-    task = await begun(calls.run(EXTRACTION, request, judged_by("good"), may_reask=True))
+    task = await begun(calls.run(EXTRACTION, CALL_IDS(), request, judged_by("good"), may_reask=True))
     for text in ("bad", "good"):
         (await place.asked(OLLAMA)).answer(text)
     await task
@@ -234,7 +234,7 @@ async def test_a_call_that_is_cancelled_closes_its_request_and_gives_its_slot_ba
 async def test_a_call_that_can_run_nowhere_fails_with_the_reason() -> None:
     async with Place(mode=Mode.VLLM, replicas={VLLM: 0}).open() as place:
         with pytest.raises(ConfigurationError, match="AEGIS_VLLM_MODEL"):
-            await calls_of(place).run(CHAT, REQUEST, usable)
+            await calls_of(place).run(CHAT, CALL_IDS(), REQUEST, usable)
 
 
 async def test_a_call_that_waits_when_the_worker_stops_goes_back(place: Place, calls: Calls) -> None:
@@ -248,7 +248,7 @@ async def test_a_call_that_waits_when_the_worker_stops_goes_back(place: Place, c
 
 async def run_within(calls: Calls, deadline_s: float) -> CallOutcome:
     async with calls.within(deadline_s, CHAT):
-        return await calls.run(CHAT, REQUEST, usable)
+        return await calls.run(CHAT, CALL_IDS(), REQUEST, usable)
 
 
 async def test_a_deadline_names_the_engine_that_the_call_waited_for(place: Place, calls: Calls) -> None:
