@@ -23,6 +23,8 @@ def end(*, within_s: float) -> None:
     if _begun.is_set():
         return
     _begun.set()
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # Celery has not begun; and such a death is no failure to a supervisor
+        os._exit(FAILURE)
     timer = threading.Timer(within_s, _end_now, (within_s,))
     timer.daemon = True
     timer.start()

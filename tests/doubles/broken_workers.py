@@ -24,6 +24,18 @@ def wait():
     threading.Event().wait()
 """
 
+# A part of its event loop dies, after DELAY_S seconds.
+DYING = """
+import asyncio
+from aegis_workers.worker.prober import Prober
+
+async def run(self):
+    await asyncio.sleep(DELAY_S)
+    raise RuntimeError
+
+Prober.run = run
+"""
+
 
 def include(module: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     """The options that make a worker load `module`."""

@@ -11,6 +11,7 @@ import broken_workers
 import pytest
 from installation import Installation, eventually, installed
 
+from aegis_workers.local import children
 from aegis_workers.local.process import Process
 from aegis_workers.routing import Engine
 
@@ -64,6 +65,18 @@ def test_a_worker_whose_main_loop_hangs_ends_although_no_signal_ends_it(tmp_path
 
         assert re.match(r"its main loop has not turned for \d s although Redis answers", last_words(hung)["reason"])
         assert '"worker.abandoned"' in hung.log_text()
+
+
+@pytest.mark.parametrize("delay_s", ["0", "5"])
+def test_a_worker_of_which_a_part_dies_ends_with_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delay_s: str) -> None:
+    with installed(tmp_path) as place:
+        module = broken_workers.DYING.replace("DELAY_S", delay_s)
+        options = broken_workers.include(module, tmp_path / "modules", monkeypatch)
+        place.workers.append(children.start_worker("control", place.settings, tmp_path, *options))
+
+        assert place.workers[0].popen.wait(20) == 1
+
+        assert '"worker.part_died"' in place.worker_logs()
 
 
 def test_a_worker_with_an_empty_queue_stays_and_asks_redis_once_a_look(tmp_path: Path) -> None:
