@@ -61,6 +61,10 @@ class RedisUnavailable(AegisError):
     """Redis does not answer; the message names its address and what to check."""
 
 
+class RedisFull(RedisUnavailable):
+    """Redis answers and takes nothing in: all of its memory is used, and nothing was enqueued or changed."""
+
+
 class CallFailed(AegisError):
     """A single task's call ended without a usable answer."""
 

@@ -90,3 +90,11 @@ async def async_client(settings: Settings, anyio_backend: str) -> AsyncIterator[
     del anyio_backend
     async with connection.open_async(settings) as client:
         yield client
+
+
+@pytest.fixture
+def full(client: redis.Redis) -> Iterator[redis.Redis]:
+    """The Redis of `settings`, which takes nothing in until the test is over."""
+    client.config_set("maxmemory", 1)
+    yield client
+    client.config_set("maxmemory", 0)

@@ -2,8 +2,7 @@
 
 import asyncio
 import os
-import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,8 +29,10 @@ from aegis_workers.state.mode import ModeReading
 from aegis_workers.state.push import Push
 from aegis_workers.state.slots import Slots
 from aegis_workers.state.suspects import Suspects
-from aegis_workers.worker import identity
+from aegis_workers.worker import ending, greeting, identity, pulse
+from aegis_workers.worker.bulletin import Bulletin
 from aegis_workers.worker.prober import Prober
+from aegis_workers.worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
@@ -82,12 +83,13 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
             "revoked tasks": tasks.run(),
             "admission": admission.run(),
             "answers": answers.run(),
-            "default mode": _write_default_mode(client, settings),
+            "greeting": greeting.greet(client, settings),
             "prober": Prober(client, clients, settings, mode_memory, statuses).run(),
             "heartbeat": _Heartbeat(client, admission, calls, mode_memory, queue).run(),
+            **_guards(client, admission, settings),
         }
         for name, work in background.items():
-            stack.push_async_callback(_ended, asyncio.create_task(_watched(name, work), name=name))
+            stack.push_async_callback(_ended, asyncio.create_task(_watched(name, work, settings), name=name))
         documents = Documents(calls, settings, answers)
         yield Services(
             settings=settings,
@@ -104,13 +106,25 @@ def _limits(settings: Settings) -> dict[Engine, Limits]:
     return {engine: Limits(limit=settings.limit(engine), kept=settings.kept(engine)) for engine in Engine}
 
 
-async def _watched(name: str, work: Coroutine[Any, Any, None]) -> None:
+def _guards(client: redis.asyncio.Redis, admission: Admission, settings: Settings) -> Mapping[str, Coroutine[Any, Any, None]]:
+    """What watches over Celery's side of this process; nothing where it consumes nothing."""
+    celery = pulse.current()
+    if celery is None:
+        return {}
+    watchdog = Watchdog(client, celery, limit_s=settings.watchdog_s, grace_s=settings.shutdown_grace_s)
+    if settings.health_dir is None:
+        return {"watchdog": watchdog.run()}
+    bulletin = Bulletin(settings.health_dir, celery, watchdog, admission, limit_s=settings.watchdog_s)
+    return {"watchdog": watchdog.run(), "health": bulletin.run()}
+
+
+async def _watched(name: str, work: Coroutine[Any, Any, None], settings: Settings) -> None:
     """Stops the worker when a part of it dies: its supervisor starts a new one. Else it would look alive and do nothing."""
     try:
         await work
     except Exception:
         log.critical("worker.part_died", part=name, exc_info=True)
-        os.kill(os.getpid(), signal.SIGTERM)
+        ending.end(within_s=settings.shutdown_grace_s + ending.MARGIN_S)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
@@ -118,18 +132,6 @@ async def _ended(task: asyncio.Task[None]) -> None:
     while not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=0.1)
-
-
-async def _write_default_mode(client: redis.asyncio.Redis, settings: Settings) -> None:
-    while True:
-        try:
-            if await mode.write_default(client, settings.llm_engine_mode):
-                log.info("mode.defaulted", mode=settings.llm_engine_mode.value)
-        except (RedisError, OSError) as error:
-            log.warning("redis.unavailable", error=connection.unavailable(settings, error))
-            await asyncio.sleep(connection.RETRY_S)
-        else:
-            return
 
 
 @dataclass(frozen=True)

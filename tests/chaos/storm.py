@@ -59,7 +59,7 @@ class Aftermath:
             self.twice,
             max(0, self.extra),
             self.slots_left,
-            f"{self.recovered_s:.1f}",
+            f"{self.over_s:.1f}",
         )
         return "| " + " | ".join(map(str, (fault, *found))) + " |"
 
