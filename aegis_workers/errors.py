@@ -14,6 +14,7 @@ class ErrorClass(StrEnum):
     CONTENT = "content"
     TRANSIENT = "transient"
     ENGINE_FATAL = "engine-fatal"
+    POISON = "poison"
 
 
 class AegisError(Exception):
@@ -36,6 +37,14 @@ class CallCancelled(AegisError):
     """The call was ended by its caller."""
 
 
+class CallRevoked(CallCancelled):
+    """The call's task was revoked. `terminated`: also where an engine had it already."""
+
+    def __init__(self, message: str, *, terminated: bool = False) -> None:
+        super().__init__(message)
+        self.terminated = terminated
+
+
 class PutBack(AegisError):
     """The call has no outcome here: its message goes back to its queue. No caller ever sees it."""
 
@@ -52,8 +61,16 @@ class RedisUnavailable(AegisError):
     """Redis does not answer, or refused a command; the message names its address and what to check."""
 
 
+class RedisFull(RedisUnavailable):
+    """Redis answers and takes nothing in: all of its memory is used, and nothing was enqueued or changed."""
+
+
 class CallFailed(AegisError):
     """A single task's call ended without a usable answer."""
+
+
+class SetAside(CallFailed):
+    """A call that seems to kill what runs it; it is kept apart from the others until somebody looks at it."""
 
 
 class StreamInterrupted(AegisError):
@@ -99,10 +116,22 @@ class EngineBusy(EngineError):
 
 
 class EngineLost(EngineError):
-    """The engine went away: connection lost, `abort`, a stream without its end, a server that is shutting down."""
+    """The engine went away: connection lost, `abort`, a stream without its end, a server that is shutting down.
+
+    `crashed`: the call that was in flight may be what broke it.
+    """
 
     error_class = ErrorClass.ENGINE_FATAL
+    crashed = True
 
 
 class EngineUnreachable(EngineLost):
     """No connection could be made: nobody listens there. Nothing was sent."""
+
+    crashed = False
+
+
+class EngineWithdrew(EngineLost):
+    """The engine broke the call off in an orderly way: it was told to stop, to sleep, or to load something else."""
+
+    crashed = False

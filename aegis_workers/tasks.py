@@ -122,6 +122,7 @@ class GetEngineMode(Door):
     def run(self, version: int = VERSION) -> dict[str, Any]:
         inputs.check_version(version)
         with connection.explained(self.settings), connection.open_sync(self.settings) as client:
+            self.unless_revoked(client)
             reading = modes.read(client, self.settings.llm_engine_mode)
         return {"mode": reading.mode.value, "problem": reading.problem}
 
@@ -138,6 +139,7 @@ class SetEngineMode(Door):
         inputs.check_version(version)
         chosen = modes.parse(mode)
         with connection.explained(self.settings), connection.open_sync(self.settings) as client:
+            self.unless_revoked(client)
             previous = modes.write(client, chosen)
         return {"mode": chosen.value, "previous": previous}
 

@@ -1,9 +1,6 @@
 """What is there to work with: Redis, the engines, and what is missing."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
 
 import anyio
 
@@ -12,27 +9,8 @@ from aegis_workers.engines.base import EngineClient, Probe, Readiness
 from aegis_workers.errors import RedisUnavailable
 from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
-from aegis_workers.state import connection
-
-OLDEST_REDIS = (6, 2)
-
-
-class Level(StrEnum):
-    """How much a finding matters: `missing` stops work, `warning` does not yet."""
-
-    OK = "ok"
-    WARNING = "warning"
-    MISSING = "missing"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing that was looked at."""
-
-    what: str
-    level: Level
-    detail: str
-
+from aegis_workers.state import connection, server
+from aegis_workers.state.server import Finding, Level
 
 def findings(settings: Settings) -> list[Finding]:
     """All that was looked at, Redis first. Never raises for a part that is missing: that is what it finds."""
@@ -42,27 +20,11 @@ def findings(settings: Settings) -> list[Finding]:
 def _redis(settings: Settings) -> Iterator[Finding]:
     try:
         with connection.explained(settings), connection.open_sync(settings) as client:
-            facts: Any = client.info()
+            found = server.read(client)
     except RedisUnavailable as error:
         yield Finding(what="Redis", level=Level.MISSING, detail=str(error))
         return
-    yield _version(str(facts["redis_version"]))
-    yield _eviction(str(facts.get("maxmemory_policy", "unknown")))
-    persistent = bool(facts.get("aof_enabled"))
-    lost = "on" if persistent else "off: queued tasks are lost when Redis restarts; set appendonly yes"
-    yield Finding(what="Redis persistence", level=Level.OK if persistent else Level.WARNING, detail=f"append-only file {lost}")
-
-
-def _version(version: str) -> Finding:
-    recent = tuple(int(part) for part in version.split(".")[:2]) >= OLDEST_REDIS
-    detail = version if recent else f"{version}: 6.2 or newer is needed"
-    return Finding(what="Redis version", level=Level.OK if recent else Level.MISSING, detail=detail)
-
-
-def _eviction(policy: str) -> Finding:
-    keeps = policy == "noeviction"
-    detail = policy if keeps else f"{policy}: a full Redis would drop queued tasks; set maxmemory-policy noeviction"
-    return Finding(what="Redis eviction", level=Level.OK if keeps else Level.MISSING, detail=detail)
+    yield from found
 
 
 def _engines(settings: Settings) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ def doctor(ctx: click.Context, *, as_json: bool) -> None:
     """
     from aegis_workers import settings as settings_module
     from aegis_workers.cli import checkup
-    from aegis_workers.cli.checkup import Level
+    from aegis_workers.state.server import Level
 
     settings = settings_module.load()
     shown = settings_module.explain(settings)

@@ -15,13 +15,15 @@ from typing import Protocol, assert_never
 
 from redis.exceptions import RedisError
 
+from aegis_workers.dispatch import running
 from aegis_workers.dispatch.delivery import CallId
 from aegis_workers.dispatch.fleet import Fleet, not_up
 from aegis_workers.dispatch.lines import Admitted, Line, Waiter
 from aegis_workers.engines.base import EngineClient
-from aegis_workers.errors import CallCancelled, ConfigurationError, WaitedTooLong, WorkerStopping
+from aegis_workers.errors import ConfigurationError, WaitedTooLong, WorkerStopping
 from aegis_workers.routing import Decision, Engine, Lane, Refuse, Run, TaskType, Wait, lane
 from aegis_workers.state.cached import Cached
+from aegis_workers.state.cancels import Cancel
 from aegis_workers.state.engine_status import Statuses
 from aegis_workers.state.mode import ModeReading
 from aegis_workers.state.slots import REFRESH_S, Exchange, Give, Held, Outcome, Refusal
@@ -32,8 +34,10 @@ _LOOK_AGAIN_S = 1.0
 _ASK_AGAIN_S = 0.25
 # A Redis that does not answer is asked again this often.
 _REDIS_AGAIN_S = 0.5
-# Calls for which one step asks at most: more than become free at a time, and few enough to keep the step short.
+# Calls for which one step asks at most: few enough to keep it short. Where there was no slot for all, it asks for as many as are
+# given back, and for a few that others may have given back.
 _ASKED_AT_ONCE = 64
+_ASKED_BEYOND = 4
 # What a worker that ends waits for its slots to be given back; after that their leases end by themselves.
 _LAST_WORDS_S = 1.0
 
@@ -55,6 +59,13 @@ class _Round:
     mode: ModeReading
     statuses: Statuses
     asking: dict[Engine, list[tuple[Waiter, Run]]] = field(default_factory=lambda: {engine: [] for engine in Engine})
+    _decisions: dict[TaskType, Decision] = field(default_factory=dict)
+
+    def decision(self, task_type: TaskType, decide: Callable[[TaskType, ModeReading, Statuses], Decision]) -> Decision:
+        """Where calls of this type go; it is decided once."""
+        if task_type not in self._decisions:
+            self._decisions[task_type] = decide(task_type, self.mode, self.statuses)
+        return self._decisions[task_type]
 
 
 class Admission:
@@ -87,7 +98,7 @@ class Admission:
     async def slot(self, task_type: TaskType, call: CallId) -> AsyncIterator[Admitted]:
         """Waits for its turn, and gives the slot back at the end.
 
-        Raises `ConfigurationError` where no allowed engine is configured, `CallCancelled` where the task was revoked,
+        Raises `ConfigurationError` where no allowed engine is configured, `CallRevoked` where the task was revoked,
         `WaitedTooLong` and `WorkerStopping` where the message should go back to its queue.
         """
         admitted = await self._wait(task_type, call)
@@ -100,7 +111,8 @@ class Admission:
         if self._closed:
             raise WorkerStopping("the worker is stopping")
         admitted = asyncio.get_running_loop().create_future()
-        waiter = Waiter(task_type=task_type, call=call, since=time.monotonic(), admitted=admitted)
+        task, since = running.current(), time.monotonic()
+        waiter = Waiter(task_type=task_type, call=call, task=task, since=since, admitted=admitted)
         self._lines[waiter.lane].waiters.append(waiter)
         self._changed.set()
         try:
@@ -208,9 +220,10 @@ class Admission:
     def _ask(self, line: Line, turn: _Round) -> None:
         """Notes for which engine the head of the line asks, and ends those that no engine will ever serve."""
         line.drop_ended()
-        for waiter in list(line.head(_ASKED_AT_ONCE)):
-            decision = self.decide(waiter.task_type, turn.mode, turn.statuses)
-            match decision:
+        given_back = sum(len(gives) for gives in self._gives.values())
+        count = min(_ASKED_AT_ONCE, given_back + _ASKED_BEYOND) if line.is_full else _ASKED_AT_ONCE
+        for waiter in list(line.head(count)):
+            match decision := turn.decision(waiter.task_type, self.decide):
                 case Refuse():
                     waiter.fail(ConfigurationError(decision.reason))
                 case Wait():
@@ -264,8 +277,9 @@ class Admission:
                 else:
                     waiter.admitted.set_result(admitted)
             elif call_id in outcome.cancelled:
-                waiter.fail(CallCancelled("revoked before an engine took it"))
-        if asking and not outcome.refusals:
+                waiter.fail(running.revoked(Cancel.TERMINATE if waiter.task.has_begun else Cancel.REVOKE))
+        for served in {waiter.lane for waiter, _ in asking} - outcome.refusals.keys():
+            self._lines[served].is_full = False
             self._changed.set()  # more may wait than were asked for
 
     def _note_refusal(self, refused: Lane, why: Refusal, engine: Engine, turn: _Round) -> None:
@@ -273,6 +287,7 @@ class Admission:
         match why:
             case Refusal.FULL:
                 line.waits(self._fleet.full(engine, refused), _ASK_AGAIN_S)
+                line.is_full = True
             case Refusal.BREAKER:
                 self._statuses.drop()
                 line.waits(f"waits for {engine.label}: {not_up(turn.statuses[engine], self._ledger.now_ms())}", _ASK_AGAIN_S)

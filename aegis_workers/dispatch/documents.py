@@ -10,16 +10,17 @@ from typing import Any, TypeVar
 from aegis_workers.completion import Completion, CompletionRequest
 from aegis_workers.dispatch import answers, inputs
 from aegis_workers.dispatch.answers import AnswerStore
-from aegis_workers.dispatch.calls import CallOutcome, Calls, Judge
+from aegis_workers.dispatch.calls import CallOutcome, Calls, Judge, failure
 from aegis_workers.dispatch.delivery import Delivery
 from aegis_workers.dispatch.inputs import BatchItem, ExtractionPlan
-from aegis_workers.errors import CallFailed, ConfigurationError, DeadlineExceeded, ErrorClass, InvalidInput, WaitedTooLong
+from aegis_workers.errors import ConfigurationError, DeadlineExceeded, ErrorClass, InvalidInput, SetAside, WaitedTooLong
 from aegis_workers.extraction import chunking, document, merging, prompt
 from aegis_workers.extraction.chunking import Chunk
 from aegis_workers.extraction.merging import ChunkResult
 from aegis_workers.outcome import Problem, Status
 from aegis_workers.routing import TaskType
 from aegis_workers.settings import Settings
+from aegis_workers.state import aside
 
 T = TypeVar("T")
 
@@ -48,10 +49,10 @@ class Documents:
     async def extract(self, text: str, plan: ExtractionPlan, deadline_s: float, delivery: Delivery) -> dict[str, Any]:
         """The result of one text. Raises `CallFailed` where no call was answered, `DeadlineExceeded` when time is up."""
         earlier = await self._earlier(delivery)
-        async with self._calls.within(deadline_s, TaskType.EXTRACTION):
-            result = await self._read(text, plan, _Part(delivery=delivery, number="0", earlier=earlier))
+        async with self._calls.within(deadline_s, TaskType.EXTRACTION), self._calls.item(delivery):
+            result = await self._read(text, plan, _Part(delivery=delivery, item=0, earlier=earlier))
         if result["status"] == Status.FAILED:
-            raise CallFailed(result["error"]["message"])
+            raise failure(Problem(error_class=result["error"]["class"], message=result["error"]["message"]))
         return result
 
     async def extract_batch(
@@ -59,7 +60,7 @@ class Documents:
     ) -> dict[str, Any]:
         """The result lines of a micro-batch, in the order of `items`: no item fails another."""
         earlier = await self._earlier(delivery)
-        parts = (_Part(delivery=delivery, number=str(index), earlier=earlier, one_of_many=True) for index in range(len(items)))
+        parts = (_Part(delivery=delivery, item=index, earlier=earlier, one_of_many=True) for index in range(len(items)))
         work = (self._line(item, plan, deadline_s, part) for item, part in zip(items, parts, strict=True))
         return {"results": await _together(work)}
 
@@ -69,9 +70,12 @@ class Documents:
 
     async def _line(self, item: BatchItem, plan: ExtractionPlan, deadline_s: float, part: "_Part") -> dict[str, Any]:
         try:
+            part.check_not_set_aside()
             text = inputs.text(item.text, self._settings)
-            async with self._calls.within(deadline_s, TaskType.EXTRACTION):
+            async with self._calls.within(deadline_s, TaskType.EXTRACTION), self._calls.item(part.delivery, part.item):
                 result = await self._read(text, plan, part)
+        except SetAside as error:
+            result = _unanswered(Status.FAILED, Problem(error_class=ErrorClass.POISON, message=str(error)))
         except (InvalidInput, ConfigurationError) as error:
             result = _unanswered(Status.FAILED, Problem(error_class=ErrorClass.ITEM_FATAL, message=str(error)))
         except DeadlineExceeded as error:
@@ -120,13 +124,19 @@ class _Part:
     """A text of a task. `earlier`: what other deliveries of the task came to; `one_of_many`: the task has other calls too."""
 
     delivery: Delivery
-    number: str
+    item: int
     earlier: Mapping[str, str]
     one_of_many: bool = False
 
     def call(self, chunk: int) -> str:
         """The number of the call that reads this chunk."""
-        return f"{self.number}.{chunk}"
+        return f"{self.item}.{chunk}"
+
+    def check_not_set_aside(self) -> None:
+        """Raises `SetAside` for an item that killed its worker once too often."""
+        reason = self.earlier.get(aside.mark(self.item))
+        if reason is not None:
+            raise SetAside(reason)
 
 
 async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from aegis_workers.dispatch.delivery import CallId
+from aegis_workers.dispatch.running import Running
 from aegis_workers.engines.base import EngineClient
 from aegis_workers.errors import AegisError
 from aegis_workers.routing import Engine, Lane, Mode, TaskType, lane
@@ -36,6 +37,7 @@ class Waiter:
 
     task_type: TaskType
     call: CallId
+    task: Running
     since: float
     admitted: asyncio.Future[Admitted]
     asked_in_vain: bool = False
@@ -48,7 +50,8 @@ class Waiter:
     def want(self) -> Want:
         """What it asks of Redis."""
         again = self.call.again or self.asked_in_vain
-        return Want(call_id=str(self.call), task_id=self.call.task_id, lane=self.lane, again=again)
+        begun = self.task.has_begun
+        return Want(call_id=str(self.call), task_id=self.call.task_id, lane=self.lane, again=again, begun=begun)
 
     def fail(self, error: AegisError) -> None:
         """End its waiting, unless it is gone of itself."""
@@ -58,16 +61,20 @@ class Waiter:
 
 @dataclass
 class Line:
-    """Who waits in one lane, what the first of them waits for, and how long nobody need look again unless something changes."""
+    """Who waits in one lane, what the first of them waits for, and how long nobody need look again unless something changes.
+
+    `is_full`: the engine had no slot for all that were asked for.
+    """
 
     waiters: deque[Waiter] = field(default_factory=deque)
     reason: str = "its turn"
     look_again_s: float = 0.0
     waits_for_engine: bool = False
+    is_full: bool = False
 
     def waits(self, reason: str, look_again_s: float, *, for_engine: bool = False) -> None:
         """Note what the line waits for."""
-        self.reason, self.look_again_s, self.waits_for_engine = reason, look_again_s, for_engine
+        self.reason, self.look_again_s, self.waits_for_engine, self.is_full = reason, look_again_s, for_engine, False
 
     def head(self, count: int | None = None) -> Iterator[Waiter]:
         """Those who wait, the first first; all, or `count` of them."""

@@ -11,7 +11,7 @@ from aegis_workers.completion import Completion, CompletionRequest, Finish
 from aegis_workers.engines import failure, ollama_lines, probing, transport, truncation, turns
 from aegis_workers.engines.base import Probe, Readiness
 from aegis_workers.engines.failure import Failure
-from aegis_workers.errors import EngineBusy, EngineError, EngineLost, RequestRefused
+from aegis_workers.errors import EngineBusy, EngineError, EngineLost, EngineWithdrew, RequestRefused
 from aegis_workers.routing import Engine
 
 _CHAT = "/api/chat"
@@ -93,7 +93,7 @@ class OllamaClient:
                 {"model": self._model, "messages": [], "options": {"num_ctx": self._num_ctx}, "keep_alive": keep_alive}
             )
         if not answer.done:
-            raise EngineLost(f"{self._where} did not finish loading or unloading {self._model}")
+            raise EngineWithdrew(f"{self._where} did not finish loading or unloading {self._model}")
 
     # The official client's `chat` has no argument for `truncate`; `_request`, on which it rests, takes any body.
     async def _chat(self, call: Mapping[str, Any]) -> ollama.ChatResponse:

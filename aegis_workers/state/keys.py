@@ -10,6 +10,7 @@ LAST_VALID_MODE: Final = "aegis:last_valid_mode"
 ENGINE_PREFIX: Final = "aegis:engine:"
 WORKER_PREFIX: Final = "aegis:worker:"
 PROBER: Final = "aegis:prober"
+CANCELLED_PREFIX: Final = "aegis:cancelled:"
 
 
 def engine(name: Engine) -> str:
@@ -20,6 +21,11 @@ def engine(name: Engine) -> str:
 def worker(worker_id: str) -> str:
     """String with a TTL: that the worker lives, and what its calls do and wait for."""
     return f"{WORKER_PREFIX}{worker_id}"
+
+
+def cancelled(task_id: str) -> str:
+    """String with a TTL: that the task's caller revoked it, `revoke` or `terminate`. Public: anybody may set it."""
+    return f"{CANCELLED_PREFIX}{task_id}"
 
 
 def stream(task_id: str) -> str:
@@ -61,14 +67,15 @@ def breaker_field(url: str) -> str:
     return f"breaker:{url}"
 
 
-def cancelled(task_id: str) -> str:
-    """String with a TTL: that the task was revoked."""
-    return f"aegis:cancelled:{task_id}"
-
-
 ALIVE: Final = "aegis:alive"
 
 
 def answers(task_id: str) -> str:
     """Hash with a TTL: what the calls of a task with several have come to, while the task is not done."""
     return f"aegis:answers:{task_id}"
+
+
+# String with a TTL: the one item that runs alone because it may be what kills workers or engines.
+SUSPECT: Final = "aegis:suspect"
+# Hash: what was set aside because it did, by task id.
+ASIDE: Final = "aegis:aside"

@@ -3,9 +3,11 @@
 from typing import Final
 
 # KEYS: mode, last valid mode; ARGV[1] new mode. Returns the previous value, so that a switch and what it replaced are one step;
-# none where the key was of another type, which is no mode either.
+# none where the key was of another type, which is no mode either. A full Redis refuses a script whose first write needs memory,
+# hence DEL: a switch may be what empties the queues.
 SET_MODE: Final = """
 local previous = redis.pcall('GET', KEYS[1])
+redis.call('DEL', KEYS[1])
 redis.call('MSET', KEYS[1], ARGV[1], KEYS[2], ARGV[1])
 return type(previous) == 'string' and previous
 """

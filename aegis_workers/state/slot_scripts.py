@@ -146,7 +146,8 @@ local answer, waits = {}, {}
 for i, want in ipairs(q.wants) do
   local lane, call = want[1], want[2]
   local chosen = 0
-  if read[3 + i] then
+  local mark = read[3 + i]
+  if mark and (mark == 'terminate' or not want[4]) then
     chosen = -1
   elseif refused[lane] == '' then
     chosen = want[3] and take_over(lane, call) or nil

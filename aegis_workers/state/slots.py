@@ -50,12 +50,16 @@ class Replica:
 
 @dataclass(frozen=True, kw_only=True)
 class Want:
-    """A call that asks for a slot. `again`: it may have one already, from an earlier delivery or an answer that was lost."""
+    """A call that asks for a slot. `again`: it may have one already, from an earlier delivery or an answer that was lost.
+
+    `begun`: its task has been at an engine with other calls, so that only `terminate` ends it.
+    """
 
     call_id: str
     task_id: str
     lane: Lane
     again: bool = False
+    begun: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +145,7 @@ class Slots:
             "epoch": asked.epoch,
             "replicas": [[replica.url, replica.limit, replica.kept] for replica in asked.replicas],
             "gives": [[number[give.url], _LANES.index(give.lane) + 1, give.call_id, give.ended] for give in asked.gives],
-            "wants": [[_LANES.index(want.lane) + 1, want.call_id, want.again] for want in asked.wants],
+            "wants": [[_LANES.index(want.lane) + 1, want.call_id, want.again, want.begun] for want in asked.wants],
         }
 
     def _member(self, call_id: str) -> str:

@@ -2,8 +2,7 @@
 
 import asyncio
 import os
-import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from aegis_workers.dispatch.admission import Admission
 from aegis_workers.dispatch.calls import Calls
 from aegis_workers.dispatch.documents import Documents
 from aegis_workers.dispatch.fleet import Fleet, Limits
+from aegis_workers.dispatch.running import Tasks
 from aegis_workers.engines import clients as engine_clients
 from aegis_workers.engines.base import EngineClient, Readiness
 from aegis_workers.errors import EngineLost, EngineUnreachable
@@ -28,8 +28,11 @@ from aegis_workers.state.engine_status import ReplicaStatus, Statuses
 from aegis_workers.state.mode import ModeReading
 from aegis_workers.state.push import Push
 from aegis_workers.state.slots import Slots
-from aegis_workers.worker import identity
+from aegis_workers.state.suspects import Suspects
+from aegis_workers.worker import ending, greeting, identity, pulse
+from aegis_workers.worker.bulletin import Bulletin
 from aegis_workers.worker.prober import Prober
+from aegis_workers.worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +46,7 @@ class Services:
 
     settings: Settings
     redis: redis.asyncio.Redis
+    tasks: Tasks
     admission: Admission
     calls: Calls
     documents: Documents
@@ -68,33 +72,59 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
         )
         answers = Answers(client, identity.worker_id())
         reporter = _LossReporter(client, statuses)
-        calls = Calls(admission, timeout_s=settings.call_timeout_s, report_lost=reporter.report)
-        push = Push(client, (keys.MODE, keys.ENGINE_PREFIX, keys.FREED_PREFIX), _Changes(mode_memory, statuses, admission).note)
+        calls = Calls(
+            admission, Suspects(client, identity.worker_id()), timeout_s=settings.call_timeout_s, report_lost=reporter.report
+        )
+        tasks = Tasks(client)
+        changes = _Changes(mode_memory, statuses, admission, tasks)
+        push = Push(client, (keys.MODE, keys.ENGINE_PREFIX, keys.FREED_PREFIX, keys.CANCELLED_PREFIX), changes.note)
         background = {
             "push": push.run(),
+            "revoked tasks": tasks.run(),
             "admission": admission.run(),
             "answers": answers.run(),
-            "default mode": _write_default_mode(client, settings),
+            "greeting": greeting.greet(client, settings),
             "prober": Prober(client, clients, settings, mode_memory, statuses).run(),
             "heartbeat": _Heartbeat(client, admission, calls, mode_memory, queue).run(),
+            **_guards(client, admission, settings),
         }
         for name, work in background.items():
-            stack.push_async_callback(_ended, asyncio.create_task(_watched(name, work), name=name))
+            stack.push_async_callback(_ended, asyncio.create_task(_watched(name, work, settings), name=name))
         documents = Documents(calls, settings, answers)
-        yield Services(settings=settings, redis=client, admission=admission, calls=calls, documents=documents, answers=answers)
+        yield Services(
+            settings=settings,
+            redis=client,
+            tasks=tasks,
+            admission=admission,
+            calls=calls,
+            documents=documents,
+            answers=answers,
+        )
 
 
 def _limits(settings: Settings) -> dict[Engine, Limits]:
     return {engine: Limits(limit=settings.limit(engine), kept=settings.kept(engine)) for engine in Engine}
 
 
-async def _watched(name: str, work: Coroutine[Any, Any, None]) -> None:
+def _guards(client: redis.asyncio.Redis, admission: Admission, settings: Settings) -> Mapping[str, Coroutine[Any, Any, None]]:
+    """What watches over Celery's side of this process; nothing where it consumes nothing."""
+    celery = pulse.current()
+    if celery is None:
+        return {}
+    watchdog = Watchdog(client, celery, limit_s=settings.watchdog_s, grace_s=settings.shutdown_grace_s)
+    if settings.health_dir is None:
+        return {"watchdog": watchdog.run()}
+    bulletin = Bulletin(settings.health_dir, celery, watchdog, admission, limit_s=settings.watchdog_s)
+    return {"watchdog": watchdog.run(), "health": bulletin.run()}
+
+
+async def _watched(name: str, work: Coroutine[Any, Any, None], settings: Settings) -> None:
     """Stops the worker when a part of it dies: its supervisor starts a new one. Else it would look alive and do nothing."""
     try:
         await work
     except Exception:
         log.critical("worker.part_died", part=name, exc_info=True)
-        os.kill(os.getpid(), signal.SIGTERM)
+        ending.end(within_s=settings.shutdown_grace_s + ending.MARGIN_S)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
@@ -104,18 +134,6 @@ async def _ended(task: asyncio.Task[None]) -> None:
         await asyncio.wait([task], timeout=0.1)
 
 
-async def _write_default_mode(client: redis.asyncio.Redis, settings: Settings) -> None:
-    while True:
-        try:
-            if await mode.write_default(client, settings.llm_engine_mode):
-                log.info("mode.defaulted", mode=settings.llm_engine_mode.value)
-        except (RedisError, OSError) as error:
-            log.warning("redis.unavailable", error=connection.unavailable(settings, error))
-            await asyncio.sleep(connection.RETRY_S)
-        else:
-            return
-
-
 @dataclass(frozen=True)
 class _Changes:
     """Routes what Redis says has changed to the memory that holds it."""
@@ -123,8 +141,14 @@ class _Changes:
     mode: Cached[ModeReading]
     statuses: Cached[Statuses]
     admission: Admission
+    tasks: Tasks
 
     def note(self, key: str | None) -> None:
+        if key is not None and key.startswith(keys.CANCELLED_PREFIX):
+            self.tasks.changed(key.removeprefix(keys.CANCELLED_PREFIX))
+            return
+        if key is None:
+            self.tasks.changed(None)
         if key in {keys.MODE, None}:
             self.mode.drop()
         if key is None or key.startswith(keys.ENGINE_PREFIX):

@@ -24,6 +24,8 @@ from aegis_workers.settings import Settings
 from aegis_workers.state import connection, engine_status, keys, workers
 from aegis_workers.state.engine_status import ReplicaStatus
 from aegis_workers.state.workers import WorkerReport
+from aegis_workers.worker import health
+from aegis_workers.worker.health import Health
 
 NOBODY = "redis://127.0.0.1:1/0"
 Run = Callable[..., Result]
@@ -250,6 +252,55 @@ def test_doctor_warns_of_a_redis_that_would_drop_queued_tasks(here: Run, client:
     [finding] = [finding for finding in json.loads(told.stdout)["findings"] if finding["what"] == "Redis eviction"]
     assert finding["level"] == "missing"
     assert finding["detail"] == "allkeys-lru: a full Redis would drop queued tasks; set maxmemory-policy noeviction"
+
+
+def say(folder: Path, node: str, *, age_s: float = 0.0, **facts: Any) -> None:
+    well = {"live": True, "ready": True, "reason": None, "stopping": False, "queue": "chat", "worker_id": "w", "pid": 1}
+    health.write(folder, Health(node=node, at=time.time() - age_s, **{**well, **facts}))
+
+
+def test_health_without_a_folder_names_the_setting(run: Run) -> None:
+    told = run("health")
+    assert told.exit_code == 1
+    assert told.output == "Error: AEGIS_HEALTH_DIR is not set: set it to a folder, here and for the workers\n"
+
+
+def test_health_of_no_worker_at_all_is_a_failure(run: Run, tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        told = run("health", AEGIS_HEALTH_DIR=str(folder))
+        assert told.exit_code == 1
+        assert f"no worker has written to AEGIS_HEALTH_DIR={folder}" in told.output
+
+
+def test_health_is_that_of_every_worker_or_of_those_that_are_named(run: Run, tmp_path: Path) -> None:
+    say(tmp_path, "chat@host", in_flight={"ollama": 2}, waiting={"its turn": 1})
+    say(tmp_path, "extraction@host", ready=False, reason="Redis does not answer")
+    say(tmp_path, "control@host", age_s=60)
+    folder = {"AEGIS_HEALTH_DIR": str(tmp_path)}
+
+    told = run("health", **folder)
+    assert told.exit_code == 1
+    assert [line.split()[:2] for line in told.stdout.splitlines()[1:]] == [
+        ["chat@host", "ready"],
+        ["control@host", "dead"],
+        ["extraction@host", "alive"],
+    ]
+    assert "Redis does not answer\n" in told.stdout
+    assert "it has said nothing for 60 s: it was killed, or it hangs\n" in told.stdout
+    statuses = {name: run("health", name, **folder).exit_code for name in ("chat", "chat@host", "extraction", "control", "other")}
+    assert statuses == {"chat": 0, "chat@host": 0, "extraction": 1, "control": 1, "other": 1}
+    assert run("health", "chat", "extraction", "--live", **folder).exit_code == 0
+    assert "it has not started, or it has ended" in run("health", "other", **folder).stdout
+
+
+def test_health_as_json_has_what_the_table_has(run: Run, tmp_path: Path) -> None:
+    say(tmp_path, "chat@host", ready=False, reason="Redis does not answer", waiting={"its turn": 1})
+    told = run("health", "--json", "--live", "chat", "other", AEGIS_HEALTH_DIR=str(tmp_path))
+    assert told.exit_code == 1
+    chat, other = json.loads(told.stdout)
+    assert (chat["node"], chat["ok"], chat["live"], chat["ready"]) == ("chat@host", True, True, False)
+    assert (chat["reason"], chat["waiting"]) == ("Redis does not answer", {"its turn": 1})
+    assert (other["node"], other["ok"]) == ("other", False)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from dispatch_place import CALL_IDS, Place, call
 from settling import begun, ended, settled
 from structlog.testing import capture_logs
+from suspects_here import SuspectsHere
 
 from aegis_workers.completion import Completion, CompletionRequest, Finish, Message, Sampling
 from aegis_workers.dispatch import attempts
@@ -15,6 +16,7 @@ from aegis_workers.errors import (
     ConfigurationError,
     DeadlineExceeded,
     EngineBusy,
+    EngineError,
     EngineLost,
     EngineUnreachable,
     RequestRefused,
@@ -51,12 +53,14 @@ def losses() -> Losses:
     return []
 
 
-def calls_of(place: Place, losses: Losses | None = None, *, timeout_s: float = 60.0) -> Calls:
+def calls_of(
+    place: Place, losses: Losses | None = None, *, timeout_s: float = 60.0, suspects: SuspectsHere | None = None
+) -> Calls:
     async def report(client: EngineClient, error: EngineLost) -> None:
         if losses is not None:
             losses.append((client, error))
 
-    return Calls(place.admission, timeout_s=timeout_s, report_lost=report)
+    return Calls(place.admission, suspects or SuspectsHere(), timeout_s=timeout_s, report_lost=report)
 
 
 @pytest.fixture
@@ -347,3 +351,42 @@ async def test_a_finished_call_leaves_one_line_without_what_anybody_wrote(place:
     assert PLANTED not in repr(logs)
     assert {"task_type", "status", "engine", "mode", "reason", "attempts", "ms"} <= set(logs[0])
     assert (logs[0]["status"], logs[0]["attempts"], logs[1]["problem"]) == ("invalid", 3, "item-fatal")
+
+
+async def test_a_call_in_flight_at_three_crashes_is_set_aside_and_was_the_only_suspect_at_the_last(place: Place) -> None:
+    suspects = SuspectsHere()
+    call_id = CALL_IDS()
+    task = await begun(calls_of(place, suspects=suspects).run(CHAT, call_id, REQUEST, usable))
+    for number in range(attempts.MAX_CRASHES):
+        assert suspects.seen == ([(call_id.task_id, 0)] if number == attempts.MAX_CRASHES - 1 else [])
+        while not place.engines[OLLAMA][0].open:  # noqa: ASYNC110 - the pause before the next attempt
+            await asyncio.sleep(0.01)
+        place.engines[OLLAMA][0].open[0].fail(EngineLost("Ollama: connection lost"))
+        await settled()
+    outcome = await task
+    assert outcome.problem is not None
+    assert outcome.problem.error_class == "poison"
+    assert outcome.problem.message == "in flight at 3 crashes of engines, and set aside; last: Ollama: connection lost"
+    assert outcome.attempts == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "opens"),
+    [
+        (EngineLost("connection lost"), True),
+        (EngineUnreachable("refused"), True),
+        (EngineBusy("HTTP 503", status=503), True),
+        (EngineBusy("no answer in time"), True),
+        (EngineBusy("HTTP 429", status=429), False),
+        (RequestRefused("HTTP 400"), False),
+    ],
+)
+async def test_what_counts_against_a_replica(place: Place, calls: Calls, error: EngineError, opens: bool) -> None:  # noqa: FBT001
+    tasks = [await asking(calls) for _ in range(2)]
+    (engine,) = place.engines[OLLAMA]
+    for asked in list(engine.open):
+        asked.fail(error)
+    await settled()
+    assert (len(place.slots.breakers[engine.url].failed) == 2) is opens
+    for task in tasks:
+        await ended(task)

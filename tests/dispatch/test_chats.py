@@ -8,6 +8,7 @@ import pytest
 from dispatch_place import Place
 from redis.exceptions import ConnectionError as RedisConnectionError
 from settling import begun, ended, settled
+from suspects_here import SuspectsHere
 
 from aegis_workers.completion import Finish, Message, Sampling
 from aegis_workers.dispatch import attempts, chats
@@ -94,7 +95,7 @@ def calls_of(place: Place, timeout_s: float = 60.0) -> Calls:
     async def report(client: EngineClient, error: EngineLost) -> None:
         del client, error
 
-    return Calls(place.admission, timeout_s=timeout_s, report_lost=report)
+    return Calls(place.admission, SuspectsHere(), timeout_s=timeout_s, report_lost=report)
 
 
 def conversation(deadline_s: float = 60.0) -> Conversation:

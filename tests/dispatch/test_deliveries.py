@@ -7,6 +7,7 @@ import pytest
 from dispatch_place import Place
 from kept_answers import KeptAnswers
 from settling import begun, ended, settled
+from suspects_here import SuspectsHere
 
 from aegis_workers.completion import Completion, Finish
 from aegis_workers.dispatch import answers, inputs
@@ -26,6 +27,7 @@ SETTINGS = Settings(_env_file=None)
 PLAN = inputs.extraction_plan({"type": "object", "properties": {"n": {"type": "integer"}}}, None, SETTINGS)
 ITEMS = [BatchItem(custom_id=str(number), text=f"text {number}") for number in range(3)]
 FIRST, SECOND = Delivery(task_id="t"), Delivery(task_id="t", again=True)
+SUSPECT = Delivery(task_id="t", again=True, deaths=2)
 
 
 @pytest.fixture
@@ -39,8 +41,9 @@ async def nobody(_client: EngineClient, _error: EngineLost) -> None:
     """Nobody else has to know."""
 
 
-def documents(place: Place, kept: KeptAnswers) -> Documents:
-    return Documents(Calls(place.admission, timeout_s=60, report_lost=nobody), SETTINGS, kept)
+def documents(place: Place, kept: KeptAnswers, suspects: SuspectsHere | None = None) -> Documents:
+    calls = Calls(place.admission, suspects or SuspectsHere(), timeout_s=60, report_lost=nobody)
+    return Documents(calls, SETTINGS, kept)
 
 
 async def test_what_an_earlier_delivery_was_told_is_not_asked_again(place: Place) -> None:
@@ -80,6 +83,31 @@ async def test_a_batch_that_waited_too_long_lets_its_calls_in_flight_end_and_kee
         with pytest.raises(WaitedTooLong):
             await task
     assert list(kept.kept["t"]) == ["0.0"]
+
+
+async def test_the_items_of_a_message_that_saw_two_workers_die_run_one_at_a_time(place: Place) -> None:
+    suspects = SuspectsHere()
+    task = await begun(documents(place, KeptAnswers(), suspects).extract_batch(ITEMS, PLAN, 60, SUSPECT))
+    (engine,) = place.engines[Engine.VLLM]
+    for number in range(3):
+        assert suspects.seen == [("t", item) for item in range(number + 1)]
+        (asked,) = engine.open
+        asked.answer('{"n": 1}')
+        await settled()
+    assert [line["status"] for line in (await task)["results"]] == ["ok"] * 3
+
+
+async def test_an_item_that_was_set_aside_has_an_outcome_and_does_not_hold_up_the_others(place: Place) -> None:
+    kept = KeptAnswers()
+    kept.keep("t", "aside:1", "it killed three workers")
+    task = await begun(documents(place, kept).extract_batch(ITEMS, PLAN, 60, SUSPECT))
+    (engine,) = place.engines[Engine.VLLM]
+    for _ in range(2):
+        engine.open[0].answer('{"n": 1}')
+        await settled()
+    lines = (await task)["results"]
+    assert [line["status"] for line in lines] == ["ok", "failed", "ok"]
+    assert lines[1]["error"] == {"class": "poison", "message": "it killed three workers"}
 
 
 OUTCOMES = [

@@ -15,6 +15,7 @@ from gold_runs import ANSWERED, DEFAULT, Cut, Finding, count_astray, due_status
 from kept_answers import KeptAnswers
 from slot_model import LocalLedger, SlotModel
 from structlog.testing import capture_logs
+from suspects_here import SuspectsHere
 
 from aegis_workers.completion import Completion, CompletionRequest, Message
 from aegis_workers.dispatch import calls, inputs
@@ -114,7 +115,7 @@ def _due_of(engine: ScriptedEngine, messages: Sequence[Message]) -> Due:
 async def _extract(gold: Gold, engine: ScriptedEngine, plan: ExtractionPlan, settings: Settings) -> dict[str, Any]:
     client = ScriptedClient(scripted=engine, rng=random.Random(gold.text))  # noqa: S311 - a seeded order, no secret
     async with _admitting(client) as admission:
-        calls = Calls(admission, timeout_s=_DEADLINE_S, report_lost=_ignore)
+        calls = Calls(admission, SuspectsHere(), timeout_s=_DEADLINE_S, report_lost=_ignore)
         return await Documents(calls, settings, KeptAnswers()).extract(gold.text, plan, _DEADLINE_S, Delivery(task_id=gold.text))
 
 

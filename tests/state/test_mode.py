@@ -174,3 +174,9 @@ async def test_without_a_redis_the_configured_default_is_in_force_and_stale() ->
         reading = await mode.cache(client, Mode.VLLM).read()
     assert reading.stale
     assert reading.value.mode is Mode.VLLM
+
+
+def test_a_full_redis_still_takes_a_switch_because_that_may_be_what_empties_it(full: redis.Redis) -> None:
+    assert mode.write(full, Mode.VLLM) is None
+    assert mode.write(full, Mode.OLLAMA) == "vllm"
+    assert full.get(keys.MODE) == "ollama"

@@ -190,6 +190,20 @@ async def test_a_call_whose_task_was_revoked_is_not_admitted(client: redis.Redis
     assert not outcome.refusals
 
 
+@pytest.mark.parametrize(
+    ("mark", "begun", "ends"),
+    [("revoke", False, True), ("terminate", False, True), ("revoke", True, False), ("terminate", True, True)],
+)
+async def test_a_task_that_has_begun_is_ended_by_terminate_alone(
+    client: redis.Redis, async_client: redis.asyncio.Redis, mark: str, *, begun: bool, ends: bool
+) -> None:
+    set_ready(client, ONE)
+    client.set(keys.cancelled("a"), mark)
+    outcome = await worker(async_client).exchange(asked(replace(want("a"), begun=begun)))
+    assert outcome.cancelled == ({"a"} if ends else set())
+    assert outcome.urls == [None if ends else ONE]
+
+
 async def test_leases_end_by_themselves_and_holding_on_to_them_renews_them(
     client: redis.Redis, async_client: redis.asyncio.Redis
 ) -> None:
