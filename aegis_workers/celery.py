@@ -106,9 +106,9 @@ class PoolCheck(bootsteps.Step):
 class ColdEnd(bootsteps.StartStopStep):
     """Ends the event loop after a cold shutdown, for which Celery sends no signal."""
 
-    def terminate(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+    def terminate(self, parent: Any) -> None:
         """The pool has ended."""
-        _close_runtime()
+        _close_runtime(parent)
 
 
 class PlaceCheck(bootsteps.Step):
