@@ -20,13 +20,14 @@ from aegis_workers.engines.base import EngineClient, Readiness
 from aegis_workers.errors import EngineLost, EngineUnreachable
 from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
-from aegis_workers.state import connection, engine_status, keys, mode, workers
+from aegis_workers.state import connection, engine_status, keys, liveness, mode, workers
 from aegis_workers.state.cached import Cached
 from aegis_workers.state.engine_status import ReplicaStatus, Statuses
 from aegis_workers.state.mode import ModeReading
 from aegis_workers.state.push import Push
-from aegis_workers.worker import identity
+from aegis_workers.worker import holdings, identity, rebirth
 from aegis_workers.worker.prober import Prober
+from aegis_workers.worker.reaper import Reaper
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +64,11 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
             "prober": Prober(client, clients, settings, mode_memory, statuses).run(),
             "heartbeat": _Heartbeat(client, admission, calls, mode_memory, queue).run(),
         }
+        held = holdings.current()
+        if held is not None:
+            watching = connection.open_async(settings, raw=True, timeout_s=liveness.MAX_GAP_S)
+            stack.push_async_callback(watching.aclose)
+            background["reaper"] = Reaper(watching, held, declared_dead=rebirth.begin).run()
         for name, work in background.items():
             stack.push_async_callback(_ended, asyncio.create_task(_watched(name, work), name=name))
         yield Services(settings=settings, redis=client, admission=admission, calls=calls, documents=Documents(calls, settings))
