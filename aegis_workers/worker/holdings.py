@@ -155,8 +155,8 @@ class Holdings:
         self._looks += 1
         with self._lock:
             known = self._held.keys() | self._unsettled.keys()
-        if held.count(self._client, self.holder) == len(known) and self._looks % _THOROUGH_EVERY:
-            self._strangers.clear()
+        as_expected = not self._strangers and held.count(self._client, self.holder) == len(known)
+        if as_expected and self._looks % _THOROUGH_EVERY:
             return
         found = {tag: raw for raw in held.read(self._client, self.holder) if (tag := _name(raw)) not in known}
         with self._lock:
