@@ -40,6 +40,8 @@ class Message(virtual.Message):
             super().__init__(payload, channel, **options)
         except _MALFORMED as error:
             raise Unreadable from error
+        if not isinstance(self.body, str | bytes) or not isinstance(self.headers, dict):
+            raise Unreadable
 
 
 class QoS(virtual.QoS):
@@ -83,18 +85,27 @@ class Channel(kombu_redis.Channel):
         self.held: Holdings = connection.client.held
         self._ask_again_at = 0.0
         self._said_at = float("-inf")
+        self._moves = False  # whether the pop that is under way is one of ours
         super().__init__(connection, **options)
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        if not self.active_queues or not self.held.may_take or monotonic() < self._ask_again_at:
+        holder = self.held.holder
+        if holder.queue not in self.active_queues:
+            # The answers of other workers, whom a new one asks who they are; nobody acknowledges them.
+            self._moves = False
+            super()._brpop_start(timeout)
             return
+        if not self.held.may_take or monotonic() < self._ask_again_at:
+            return
+        self._moves = True
         self._in_poll = self.client.connection
         self._brpop_sent_at = monotonic()  # type: ignore[assignment]  # it begins as None
-        holder = self.held.holder
         wait_s = timeout or self.brpop_timeout or 0
         self.client.connection.send_command("BLMOVE", holder.queue, holder.key, "RIGHT", "LEFT", wait_s)
 
     def _brpop_read(self, **options: Any) -> bool:
+        if not self._moves:
+            return bool(super()._brpop_read(**options))
         try:
             raw = self._reply(**options)
             if raw is None:
