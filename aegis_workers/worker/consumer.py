@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import structlog
 from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
 
 from aegis_workers.worker import holdings, transport
 from aegis_workers.worker.holdings import Holdings
-from aegis_workers.worker.queues import only_queue
+
+log = structlog.get_logger(__name__)
 
 
 class Consumer(CeleryConsumer):
@@ -41,10 +43,12 @@ class Consumer(CeleryConsumer):
         for request in waiting:
             self._held.let_go(request.message.delivery_tag)
 
-    def add_task_queue(self, queue: Any, **options: Any) -> None:  # noqa: ARG002 - Celery's signature
-        """Remote control may take the worker's own queue up again, and no other."""
-        only_queue({self._held.holder.queue, str(queue)})
-        super().add_task_queue(queue)
+    def add_task_queue(self, queue: Any, *args: Any, **options: Any) -> None:
+        """Remote control may make the worker take up its own queue again, and no other."""
+        if queue != self._held.holder.queue:
+            log.warning("queue.refused", queue=self._held.holder.queue, reason="a worker takes from one queue")
+            return
+        super().add_task_queue(queue, *args, **options)
 
 
 def _is_in_hand(request: Any) -> bool:
