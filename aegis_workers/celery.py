@@ -9,10 +9,13 @@ from kombu.entity import Exchange, Queue
 
 from aegis_workers import settings as settings_module
 from aegis_workers.errors import ConfigurationError
-from aegis_workers.worker import holdings, logs, rebirth, runtime
+from aegis_workers.state import cancels
+from aegis_workers.worker import ending, greeting, health, holdings, logs, rebirth, runtime
 from aegis_workers.worker.events import EventTimer
+from aegis_workers.worker.pulse import Pulse
 from aegis_workers.worker.queues import only_queue
 from aegis_workers.worker.request import QuietApp, QuietTask
+from aegis_workers.worker.revoking import RevokeCommands
 
 EXTRACTION, CHAT, CONTROL = "extraction", "chat", "control"
 QUEUES = (EXTRACTION, CHAT, CONTROL)
@@ -55,7 +58,7 @@ def configuration() -> dict[str, Any]:
     return {
         "broker_url": settings.redis_url,
         "result_backend": f"aegis_workers.worker.results:Results+{settings.redis_url}",
-        "result_expires": 86_400,
+        "result_expires": cancels.TTL_S,
         "redis_socket_connect_timeout": 5,
         "redis_retry_on_timeout": False,
         "broker_transport_options": _TRANSPORT,
@@ -84,7 +87,7 @@ def configuration() -> dict[str, Any]:
         "worker_deduplicate_successful_tasks": True,
         "worker_enable_prefetch_count_reduction": False,  # what earlier connections brought counts as it is
         "worker_pool": "threads",
-        "worker_concurrency": settings.worker_threads,
+        "worker_concurrency": settings.threads(),
         "worker_prefetch_multiplier": 1,
         "worker_eta_task_limit": 200,
         "worker_send_task_events": True,
@@ -106,6 +109,28 @@ class PoolCheck(bootsteps.Step):
         super().__init__(parent, **options)
 
 
+class ColdEnd(bootsteps.StartStopStep):
+    """Ends the event loop after a cold shutdown, for which Celery sends no signal."""
+
+    def terminate(self, parent: Any) -> None:
+        """The pool has ended."""
+        _close_runtime(parent)
+
+
+class PlaceCheck(bootsteps.Step):
+    """Refuses a Redis that would lose messages, and a health folder that is none.
+
+    A Redis that is away is waited for, and looked at when it answers.
+    """
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        settings = settings_module.load()
+        reason = health.refused(settings) or greeting.refused(settings)
+        if reason is not None:
+            raise BadSettings(ConfigurationError(reason))
+        super().__init__(parent, **options)
+
+
 class QueueCheck(bootsteps.Step):
     """Refuses several queues; from here on this process holds messages."""
 
@@ -120,8 +145,8 @@ class QueueCheck(bootsteps.Step):
 
 app = QuietApp("aegis_workers", include=["aegis_workers.tasks"], task_cls=QuietTask)
 app.add_defaults(configuration)
-app.steps["worker"].update({PoolCheck, QueueCheck})
-app.steps["consumer"].add(EventTimer)
+app.steps["worker"].update({PoolCheck, PlaceCheck, QueueCheck, ColdEnd})
+app.steps["consumer"].update({EventTimer, Pulse, RevokeCommands})
 
 
 @signals.setup_logging.connect(weak=False)
@@ -150,10 +175,11 @@ def _begin_stop(**_: Any) -> None:
 
 
 @signals.worker_shutdown.connect(weak=False)
-def _close_runtime(**_: Any) -> None:
+def _close_runtime(sender: Any, **_: Any) -> None:
     running = runtime.started()
     if running is not None:
         running.close()
     held = holdings.current()
     if held is not None:
         held.give_up()
+    sender.exitcode = ending.status(sender.exitcode)

@@ -4,11 +4,15 @@ import threading
 import time
 import uuid
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from aegis_workers import settings as settings_module
-from aegis_workers.errors import CallFailed, DeadlineExceeded, StreamInterrupted
+from aegis_workers.dispatch import inputs
+from aegis_workers.errors import CallCancelled, CallFailed, DeadlineExceeded, StreamInterrupted
+from aegis_workers.outcome import Status
 from aegis_workers.routing import Mode
 from aegis_workers.state import connection
 from aegis_workers.state import mode as modes
@@ -21,16 +25,20 @@ _READ_S = 1.0
 _MARGIN_S = 10.0
 
 
-def chat_stream(messages: Sequence[Mapping[str, str]], options: Mapping[str, Any] | None = None) -> Generator[str, None, None]:
+def chat_stream(
+    messages: Sequence[Mapping[str, str]], options: Mapping[str, Any] | None = None, *, task_id: str | None = None
+) -> Generator[str, None, None]:
     """The answer to a conversation as it is generated, while the call runs in a worker.
 
-    Closing the generator, or the death of this process, closes the call at the engine. Raises `InvalidInput` for bad input,
-    `CallFailed` where no engine answered, `DeadlineExceeded` when time is up and `StreamInterrupted` when the answer broke off:
-    the text so far is then all there is.
+    Closing the generator, or the death of this process, closes the call at the engine; with a `task_id` of its own choice
+    another process can do so too, by `app.control.terminate(task_id)`. Raises `InvalidInput` for bad input, `RedisUnavailable`
+    where Redis does not answer, `RedisFull` where it takes nothing in, `CallFailed` where no engine answered, `CallCancelled`
+    when the task was revoked, `DeadlineExceeded` when time is up and `StreamInterrupted` when the answer broke off: the text so
+    far is then all there is.
     """
     settings = settings_module.load()
-    task_id = str(uuid.uuid4())
-    deadline_s = (options or {}).get("deadline_s") or settings.chat_deadline_s
+    task_id = task_id or str(uuid.uuid4())
+    deadline_s = inputs.conversation(messages, options, settings).deadline_s
     with connection.explained(settings), connection.open_sync(settings) as client:
         reader = Reader(client, task_id)
         with _present(reader):
@@ -47,14 +55,25 @@ def _follow(reader: Reader, result: Any, give_up_at: float) -> Iterator[str]:
                 _raise_unless_complete(entry.result)
                 return
             yield entry
-        if silent and result.state == "FAILURE":
-            result.get()
+        if silent:
+            _raise_if_over(result)
     raise DeadlineExceeded("no worker ended this chat in time: is one running for the queue chat?")
+
+
+def _raise_if_over(result: Any) -> None:
+    """A task can end before it has written a word to its stream."""
+    match result.state:
+        case "FAILURE":
+            result.get()
+        case "REVOKED":
+            raise CallCancelled("this chat was revoked before its answer began")
 
 
 def _raise_unless_complete(end: Mapping[str, Any]) -> None:
     if end["status"] == "interrupted":
         raise StreamInterrupted(end.get("error") or "the worker that answered went away: ask again")
+    if end["status"] == Status.CANCELLED.value:
+        raise CallCancelled(end["error"])
     if "text" not in end:
         raise CallFailed(end["error"])
 
@@ -66,7 +85,8 @@ def _present(reader: Reader) -> Iterator[None]:
 
     def say() -> None:
         while not left.wait(READER_TTL_S / 3):
-            reader.present()
+            with suppress(RedisError):  # the next time may be soon enough, and the reading itself meets it as well
+                reader.present()
 
     reader.present()
     thread = threading.Thread(target=say, name="aegis-stream-reader", daemon=True)

@@ -14,6 +14,7 @@ class ErrorClass(StrEnum):
     CONTENT = "content"
     TRANSIENT = "transient"
     ENGINE_FATAL = "engine-fatal"
+    POISON = "poison"
 
 
 class AegisError(Exception):
@@ -36,34 +37,70 @@ class CallCancelled(AegisError):
     """The call was ended by its caller."""
 
 
-class WorkerStopping(AegisError):
+class CallRevoked(CallCancelled):
+    """The call's task was revoked. `terminated`: also where an engine had it already."""
+
+    def __init__(self, message: str, *, terminated: bool = False) -> None:
+        super().__init__(message)
+        self.terminated = terminated
+
+
+class PutBack(AegisError):
+    """The call has no outcome here: its message goes back to its queue. No caller ever sees it."""
+
+
+class WorkerStopping(PutBack):
     """The worker is stopping: the call is closed and its message goes back to the queue."""
 
 
+class WaitedTooLong(PutBack):
+    """The call waited so long that its message goes back to the queue; the message says for what it waited."""
+
+
 class RedisUnavailable(AegisError):
-    """Redis does not answer; the message names its address and what to check."""
+    """Redis does not answer, or refused a command; the message names its address and what to check."""
+
+
+class RedisFull(RedisUnavailable):
+    """Redis answers and takes nothing in: all of its memory is used, and nothing was enqueued or changed."""
 
 
 class CallFailed(AegisError):
     """A single task's call ended without a usable answer."""
 
 
+class SetAside(CallFailed):
+    """A call that seems to kill what runs it; it is kept apart from the others until somebody looks at it."""
+
+
 class StreamInterrupted(AegisError):
     """A chat stream ended before its answer was complete; the text so far is all there will be."""
+
+
+def is_client_error(status: int | None) -> bool:
+    """Whether an HTTP status says that the request is at fault."""
+    return status is not None and 400 <= status < 500  # noqa: PLR2004 - the borders of HTTP's classes
 
 
 class EngineError(AegisError):
     """An engine did not give a complete answer.
 
-    `words` is what the engine itself said, which may echo the prompt: it belongs in results, never in a log.
+    `words` is what the engine itself said, which may echo the prompt: it belongs in results, never in a log. `status` is the
+    HTTP status of its answer, if there was one.
     """
 
     error_class: ErrorClass
 
-    def __init__(self, message: str, *, words: str = "", retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str, *, words: str = "", retry_after_s: float | None = None, status: int | None = None) -> None:
         super().__init__(message)
         self.words = words
         self.retry_after_s = retry_after_s
+        self.status = status
+
+    @property
+    def blames_engine(self) -> bool:
+        """Whether it counts against the replica's breaker: not where the engine answered that it does not want this request."""
+        return self.error_class in {ErrorClass.TRANSIENT, ErrorClass.ENGINE_FATAL} and not is_client_error(self.status)
 
 
 class RequestRefused(EngineError):
@@ -79,10 +116,22 @@ class EngineBusy(EngineError):
 
 
 class EngineLost(EngineError):
-    """The engine went away: connection lost, `abort`, a stream without its end, a server that is shutting down."""
+    """The engine went away: connection lost, `abort`, a stream without its end, a server that is shutting down.
+
+    `crashed`: the call that was in flight may be what broke it.
+    """
 
     error_class = ErrorClass.ENGINE_FATAL
+    crashed = True
 
 
 class EngineUnreachable(EngineLost):
     """No connection could be made: nobody listens there. Nothing was sent."""
+
+    crashed = False
+
+
+class EngineWithdrew(EngineLost):
+    """The engine broke the call off in an orderly way: it was told to stop, to sleep, or to load something else."""
+
+    crashed = False

@@ -42,6 +42,18 @@ class TaskType(StrEnum):
     GENERATION = "generation"
 
 
+class Lane(StrEnum):
+    """Who waits for whom when slots are short."""
+
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+
+def lane(task_type: TaskType) -> Lane:
+    """The line in which calls of this type wait."""
+    return Lane.BULK if task_type is TaskType.EXTRACTION else Lane.INTERACTIVE
+
+
 class Policy(StrEnum):
     """When the first choice is not up, `degrade` crosses to the other engine where the table allows it; `hold` waits."""
 

@@ -88,11 +88,23 @@ def _is_duration(value: str) -> str:
     return value
 
 
+def _absolute(value: Path) -> Path:
+    """The same folder for a child that runs elsewhere."""
+    return value.expanduser().absolute()
+
+
 BaseUrls = Annotated[tuple[Annotated[str, AfterValidator(_is_base_url)], ...], NoDecode, BeforeValidator(_split)]
 RedisUrl = Annotated[str, AfterValidator(_is_redis_url)]
 Duration = Annotated[str, AfterValidator(_is_duration)]
+Folder = Annotated[Path, AfterValidator(_absolute)]
 Word = BeforeValidator(_lowered)
 Stripped = BeforeValidator(_stripped)
+
+
+# Of a large limit a few slots are enough to keep a chat from waiting.
+_MOST_KEPT = 8
+# A thread that waits costs about 40 kB.
+_FEWEST_THREADS, _MOST_THREADS = 16, 1024
 
 
 class Settings(BaseSettings):
@@ -112,11 +124,13 @@ class Settings(BaseSettings):
     vllm_model: Annotated[str | None, Stripped] = Field(None, alias="AEGIS_VLLM_MODEL")
     vllm_api_key: Annotated[SecretStr | None, Stripped] = Field(None, alias="AEGIS_VLLM_API_KEY")
     vllm_limit: int = Field(256, ge=1, alias="AEGIS_VLLM_LIMIT")
+    vllm_interactive_slots: int | None = Field(None, ge=0, alias="AEGIS_VLLM_INTERACTIVE_SLOTS")
     vllm_memory_gb: float = Field(40.7, gt=0, alias="AEGIS_VLLM_MEMORY_GB")
 
     ollama_url: BaseUrls = Field(("http://localhost:11434",), repr=False, alias="AEGIS_OLLAMA_URL")
     ollama_model: Annotated[str | None, Stripped] = Field(None, alias="AEGIS_OLLAMA_MODEL")
     ollama_limit: int = Field(4, ge=1, alias="AEGIS_OLLAMA_LIMIT")
+    ollama_interactive_slots: int | None = Field(None, ge=0, alias="AEGIS_OLLAMA_INTERACTIVE_SLOTS")
     ollama_memory_gb: float = Field(24.0, gt=0, alias="AEGIS_OLLAMA_MEMORY_GB")
     ollama_num_ctx: int = Field(8192, ge=512, alias="AEGIS_OLLAMA_NUM_CTX")
     ollama_keep_alive: Duration = Field("30m", alias="AEGIS_OLLAMA_KEEP_ALIVE")
@@ -129,7 +143,10 @@ class Settings(BaseSettings):
     probe_interval_s: float = Field(2.0, gt=0, alias="AEGIS_PROBE_INTERVAL_S")
     probe_timeout_s: float = Field(5.0, gt=0, alias="AEGIS_PROBE_TIMEOUT_S")
 
-    worker_threads: int = Field(64, ge=1, alias="AEGIS_WORKER_THREADS")
+    requeue_after_s: float = Field(60.0, gt=0, alias="AEGIS_REQUEUE_AFTER_S")
+    worker_threads: int | None = Field(None, ge=1, alias="AEGIS_WORKER_THREADS")
+    watchdog_s: float = Field(60.0, ge=1, alias="AEGIS_WATCHDOG_S")
+    health_dir: Folder | None = Field(None, alias="AEGIS_HEALTH_DIR")
 
     chunk_tokens: int = Field(1500, ge=50, alias="AEGIS_CHUNK_TOKENS")
     chunk_overlap_tokens: int = Field(100, ge=0, alias="AEGIS_CHUNK_OVERLAP_TOKENS")
@@ -156,6 +173,17 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _lanes_are_smaller_than_limits(self) -> Self:
+        for engine in Engine:
+            kept, limit = self._interactive_slots(engine), self.limit(engine)
+            if kept is not None and kept >= limit:
+                name = f"AEGIS_{engine.upper()}"
+                raise ValueError(
+                    f"{name}_INTERACTIVE_SLOTS={kept} leaves no slot for extraction: it must be less than {name}_LIMIT={limit}"
+                )
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -179,6 +207,23 @@ class Settings(BaseSettings):
     def limit(self, engine: Engine) -> int:
         """Calls in flight that the engine may have."""
         return self.vllm_limit if engine is Engine.VLLM else self.ollama_limit
+
+    def kept(self, engine: Engine) -> int:
+        """How many slots of each replica extraction leaves to chat and generation."""
+        chosen = self._interactive_slots(engine)
+        return min(_MOST_KEPT, self.limit(engine) // 4) if chosen is None else chosen
+
+    def _interactive_slots(self, engine: Engine) -> int | None:
+        return self.vllm_interactive_slots if engine is Engine.VLLM else self.ollama_interactive_slots
+
+    def capacity(self) -> int:
+        """Calls that a worker process takes on, waiting or in flight: twice what an engine may have, so that no slot waits."""
+        limits = [self.limit(engine) * len(self.urls(engine)) for engine in Engine if self.model(engine) is not None]
+        return 2 * max(limits, default=1)
+
+    def threads(self) -> int:
+        """Messages that a worker process works on at once: enough for its capacity if each holds a single call."""
+        return self.worker_threads or min(_MOST_THREADS, max(_FEWEST_THREADS, self.capacity()))
 
     def has_room_for_both(self) -> bool:
         """Whether the memory settings say that both engines fit at once; without a budget they do not say so."""

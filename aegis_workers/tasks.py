@@ -36,8 +36,8 @@ class Extract(Door):
         inputs.check_version(version)
         plan = inputs.extraction_plan(schema, options, self.settings)
         content = inputs.text(text, self.settings)
-        deadline_s = inputs.remaining_s(plan.deadline_s, self.enqueued_at)
-        return self.carry_out(lambda services: services.documents.extract(content, plan, deadline_s))
+        deadline_s, delivery = inputs.remaining_s(plan.deadline_s, self.enqueued_at), self.delivery
+        return self.carry_out(lambda services: services.documents.extract(content, plan, deadline_s, delivery))
 
 
 class ExtractBatch(Door):
@@ -62,8 +62,8 @@ class ExtractBatch(Door):
         inputs.check_version(version)
         plan = inputs.extraction_plan(schema, options, self.settings)
         batch = inputs.batch(items)
-        deadline_s = inputs.remaining_s(plan.deadline_s, self.enqueued_at)
-        return self.carry_out(lambda services: services.documents.extract_batch(batch, plan, deadline_s))
+        deadline_s, delivery = inputs.remaining_s(plan.deadline_s, self.enqueued_at), self.delivery
+        return self.carry_out(lambda services: services.documents.extract_batch(batch, plan, deadline_s, delivery))
 
 
 class Chat(Door):
@@ -88,12 +88,12 @@ class Chat(Door):
     ) -> dict[str, Any]:
         inputs.check_version(version)
         conversation = inputs.conversation(messages, options, self.settings, enqueued_at=self.enqueued_at)
-        task_id = str(self.request.id)
+        delivery = self.delivery
 
         async def work(services: Services) -> dict[str, Any]:
             if not stream:
-                return await chats.answer(services.calls, TaskType.CHAT, conversation)
-            return await chats.stream(services.calls, TaskType.CHAT, conversation, Writer(services.redis, task_id))
+                return await chats.answer(services.calls, TaskType.CHAT, conversation, delivery)
+            return await chats.stream(services.calls, conversation, delivery, Writer(services.redis, delivery.task_id))
 
         return self.carry_out(work)
 
@@ -110,7 +110,8 @@ class Generate(Door):
     def run(self, prompt: str, options: Mapping[str, Any] | None = None, version: int = VERSION) -> dict[str, Any]:
         inputs.check_version(version)
         conversation = inputs.generation(prompt, options, self.settings, enqueued_at=self.enqueued_at)
-        return self.carry_out(lambda services: chats.answer(services.calls, TaskType.GENERATION, conversation))
+        delivery = self.delivery
+        return self.carry_out(lambda services: chats.answer(services.calls, TaskType.GENERATION, conversation, delivery))
 
 
 class GetEngineMode(Door):
@@ -121,6 +122,7 @@ class GetEngineMode(Door):
     def run(self, version: int = VERSION) -> dict[str, Any]:
         inputs.check_version(version)
         with connection.explained(self.settings), connection.open_sync(self.settings) as client:
+            self.unless_revoked(client)
             reading = modes.read(client, self.settings.llm_engine_mode)
         return {"mode": reading.mode.value, "problem": reading.problem}
 
@@ -131,12 +133,13 @@ class SetEngineMode(Door):
     name = "aegis.set_engine_mode"
 
     def check(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        return {**arguments, "mode": modes.parse(str(arguments["mode"])).value}
+        return {**arguments, "mode": modes.parse(arguments["mode"]).value}
 
     def run(self, mode: str, version: int = VERSION) -> dict[str, Any]:
         inputs.check_version(version)
-        chosen = modes.parse(str(mode))
+        chosen = modes.parse(mode)
         with connection.explained(self.settings), connection.open_sync(self.settings) as client:
+            self.unless_revoked(client)
             previous = modes.write(client, chosen)
         return {"mode": chosen.value, "previous": previous}
 

@@ -1,68 +1,71 @@
 """The task boundary: a call waits here until an engine may take it, and is pinned to it from then on.
 
-Everything that waits in this process waits in one line for each lane. One pump reads the mode and the engines' states once and
-admits from the heads of the lines for as long as it can, so that waiting calls cost nothing and keep their order.
+Everything that waits in this process waits in one line for each lane. One pump reads the mode and the engines' states, decides
+for the heads of the lines, and exchanges slots for them in one step of Redis, which checks that what was decided on still holds.
+So waiting calls cost nothing and keep their order, and one round trip at a time is under way however many wait.
 """
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from typing import assert_never
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Protocol, assert_never
 
-from aegis_workers import routing
-from aegis_workers.engines.base import EngineClient, Readiness
-from aegis_workers.errors import ConfigurationError, WorkerStopping
-from aegis_workers.routing import Decision, Engine, EngineView, Mode, Policy, Refuse, Run, TaskType, Wait
-from aegis_workers.state.cached import Cached, Reading
-from aegis_workers.state.engine_status import EngineStatus, Statuses
+from redis.exceptions import RedisError
+
+from aegis_workers.dispatch import running
+from aegis_workers.dispatch.delivery import CallId
+from aegis_workers.dispatch.fleet import Fleet, not_up
+from aegis_workers.dispatch.lines import Admitted, Line, Waiter
+from aegis_workers.engines.base import EngineClient
+from aegis_workers.errors import ConfigurationError, WaitedTooLong, WorkerStopping
+from aegis_workers.routing import Decision, Engine, Lane, Refuse, Run, TaskType, Wait, lane
+from aegis_workers.state.cached import Cached
+from aegis_workers.state.cancels import Cancel
+from aegis_workers.state.engine_status import Statuses
 from aegis_workers.state.mode import ModeReading
+from aegis_workers.state.slots import REFRESH_S, Exchange, Give, Held, Outcome, Refusal
 
-# Said with every decision that rests on a mode which could not be read again.
-_STALE = "Redis does not answer: the last known mode"
-
-# Waiting calls look again this often even if nothing told them to.
+# Calls that wait for an engine look again this often even if nothing told them to.
 _LOOK_AGAIN_S = 1.0
+# Calls that wait for a slot ask again this often even if no push told them that one was given back.
+_ASK_AGAIN_S = 0.25
+# A Redis that does not answer is asked again this often.
+_REDIS_AGAIN_S = 0.5
+# Calls for which one step asks at most: few enough to keep it short. Where there was no slot for all, it asks for as many as are
+# given back, and for a few that others may have given back.
+_ASKED_AT_ONCE = 64
+_ASKED_BEYOND = 4
+# What a worker that ends waits for its slots to be given back; after that their leases end by themselves.
+_LAST_WORDS_S = 1.0
 
 
-class Lane(StrEnum):
-    """Who waits for whom."""
+class Ledger(Protocol):
+    """Where the slots of all workers are counted; `state.slots.Slots` in a worker."""
 
-    INTERACTIVE = "interactive"
-    BULK = "bulk"
+    def now_ms(self) -> int: ...
 
+    async def exchange(self, asked: Exchange) -> Outcome: ...
 
-def lane(task_type: TaskType) -> Lane:
-    """The line in which calls of this type wait."""
-    return Lane.BULK if task_type is TaskType.EXTRACTION else Lane.INTERACTIVE
-
-
-@dataclass(frozen=True, kw_only=True)
-class Admitted:
-    """The right to have one call in flight at `client`, and why there."""
-
-    client: EngineClient
-    mode: Mode
-    reason: str
-
-    @property
-    def engine(self) -> Engine:
-        """The engine that the call is pinned to."""
-        return self.client.engine
-
-
-@dataclass(eq=False)
-class _Waiter:
-    task_type: TaskType
-    admitted: asyncio.Future[Admitted]
+    async def refresh(self, held: Held) -> None: ...
 
 
 @dataclass
-class _Line:
-    waiters: deque[_Waiter] = field(default_factory=deque)
-    reason: str = "its turn"
+class _Round:
+    """One turn of the pump: what was read, and who asks for which engine because of it."""
+
+    mode: ModeReading
+    statuses: Statuses
+    asking: dict[Engine, list[tuple[Waiter, Run]]] = field(default_factory=lambda: {engine: [] for engine in Engine})
+    _decisions: dict[TaskType, Decision] = field(default_factory=dict)
+
+    def decision(self, task_type: TaskType, decide: Callable[[TaskType, ModeReading, Statuses], Decision]) -> Decision:
+        """Where calls of this type go; it is decided once."""
+        if task_type not in self._decisions:
+            self._decisions[task_type] = decide(task_type, self.mode, self.statuses)
+        return self._decisions[task_type]
 
 
 class Admission:
@@ -70,72 +73,78 @@ class Admission:
 
     def __init__(
         self,
-        clients: Mapping[Engine, Sequence[EngineClient]],
-        limits: Mapping[Engine, int],
-        policy: Policy,
+        fleet: Fleet,
         mode: Cached[ModeReading],
         statuses: Cached[Statuses],
+        ledger: Ledger,
+        *,
+        longest_wait_s: float | None = None,
+        is_alive: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._clients = clients
-        self._limits = limits
-        self._policy = policy
+        self._fleet = fleet
         self._mode = mode
         self._statuses = statuses
-        self._lines = {lane: _Line() for lane in Lane}
-        self._in_flight: Counter[EngineClient] = Counter()
+        self._ledger = ledger
+        self._longest_wait_s = longest_wait_s
+        self._is_alive = is_alive
+        self._lines = {lane: Line() for lane in (Lane.INTERACTIVE, Lane.BULK)}
+        self._held: dict[tuple[EngineClient, Lane], set[str]] = {}
+        self._gives: dict[Engine, list[Give]] = {engine: [] for engine in Engine}
         self._changed = asyncio.Event()
+        self._refresh_at = 0.0
         self._closed = False
-        self._decided_on: Statuses | None = None
-        self._decisions: dict[tuple[TaskType, Mode], Decision] = {}
 
     @asynccontextmanager
-    async def slot(self, task_type: TaskType) -> AsyncIterator[Admitted]:
+    async def slot(self, task_type: TaskType, call: CallId) -> AsyncIterator[Admitted]:
         """Waits for its turn, and gives the slot back at the end.
 
-        Raises `ConfigurationError` where no allowed engine is configured, `WorkerStopping` when the worker stops first.
+        Raises `ConfigurationError` where no allowed engine is configured, `CallRevoked` where the task was revoked,
+        `WaitedTooLong` and `WorkerStopping` where the message should go back to its queue.
         """
-        admitted = await self._wait(task_type)
+        admitted = await self._wait(task_type, call)
         try:
             yield admitted
         finally:
-            self._in_flight[admitted.client] -= 1
-            self._changed.set()
+            self._give_back(admitted)
 
-    async def _wait(self, task_type: TaskType) -> Admitted:
+    async def _wait(self, task_type: TaskType, call: CallId) -> Admitted:
         if self._closed:
             raise WorkerStopping("the worker is stopping")
-        waiter = _Waiter(task_type, asyncio.get_running_loop().create_future())
-        self._lines[lane(task_type)].waiters.append(waiter)
+        admitted = asyncio.get_running_loop().create_future()
+        task, since = running.current(), time.monotonic()
+        waiter = Waiter(task_type=task_type, call=call, task=task, since=since, admitted=admitted)
+        self._lines[waiter.lane].waiters.append(waiter)
         self._changed.set()
         try:
             return await waiter.admitted
         except asyncio.CancelledError:
-            self._return_unused(waiter)
+            # A call can be cancelled in the instant in which it was admitted: its slot must not be lost.
+            if waiter.admitted.done() and not waiter.admitted.cancelled() and waiter.admitted.exception() is None:
+                self._give_back(waiter.admitted.result())
             raise
 
-    def _return_unused(self, waiter: _Waiter) -> None:
-        """A call can be cancelled in the instant in which it was admitted: its slot must not be lost."""
-        if waiter.admitted.done() and not waiter.admitted.cancelled() and waiter.admitted.exception() is None:
-            self._in_flight[waiter.admitted.result().client] -= 1
-            self._changed.set()
+    def _give_back(self, admitted: Admitted) -> None:
+        self._held[admitted.client, admitted.lane].discard(admitted.call_id)
+        give = Give(call_id=admitted.call_id, lane=admitted.lane, url=admitted.client.url, ended=admitted.ended)
+        self._gives[admitted.engine].append(give)
+        self._changed.set()
 
     def nudge(self) -> None:
-        """Something that routing reads has changed: look again."""
+        """Something that routing reads has changed, or a slot became free: look again."""
         self._changed.set()
 
     def close(self) -> None:
         """Admit nobody any more; every call that waits ends with `WorkerStopping`."""
         self._closed = True
         for line in self._lines.values():
-            while line.waiters:
-                _fail(line.waiters.popleft(), WorkerStopping("the worker is stopping"))
+            line.fail_all(WorkerStopping("the worker is stopping"))
 
     @property
     def in_flight(self) -> Mapping[str, int]:
         """Calls in flight of this process, by engine."""
         counts: Counter[str] = Counter()
-        for client, count in self._in_flight.items():
-            counts[client.engine.value] += count
+        for (client, _), call_ids in self._held.items():
+            counts[client.engine.value] += len(call_ids)
         return dict(+counts)
 
     @property
@@ -143,7 +152,7 @@ class Admission:
         """Calls of this process that wait, by what they wait for."""
         counts: Counter[str] = Counter()
         for line in self._lines.values():
-            counts[line.reason] += sum(not waiter.admitted.done() for waiter in line.waiters)
+            counts[line.reason] += sum(1 for _ in line.head())
         return dict(+counts)
 
     def waits_for(self, task_type: TaskType) -> str:
@@ -152,78 +161,147 @@ class Admission:
 
     async def run(self) -> None:
         """The pump: admits whoever can be admitted, whenever something changed. Runs until cancelled."""
-        while True:
-            waiting = any(line.waiters for line in self._lines.values())
-            try:
-                async with asyncio.timeout(_LOOK_AGAIN_S if waiting else None):
-                    await self._changed.wait()
-            except TimeoutError:
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(self._idle_s()):
+                        await self._changed.wait()
+                except TimeoutError:
+                    if any(line.waits_for_engine for line in self._lines.values()):
+                        self._statuses.drop()
+                self._changed.clear()
+                await self._turn()
+        finally:
+            with suppress(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(_LAST_WORDS_S):
+                    await self._return_all()
+
+    def _idle_s(self) -> float | None:
+        times = [line.look_again_s for line in self._lines.values() if not line.is_empty()]
+        if any(self._held.values()):
+            times.append(max(0.0, self._refresh_at - time.monotonic()))
+        if any(self._gives.values()):
+            times.append(_REDIS_AGAIN_S)
+        return min(times, default=None)
+
+    async def _turn(self) -> None:
+        try:
+            await self._refresh()
+            await self._admit()
+        except (RedisError, OSError) as error:
+            for line in self._lines.values():
+                line.waits(f"waits for Redis, which does not answer: {error!r}", _REDIS_AGAIN_S)
+
+    async def _refresh(self) -> None:
+        """Holds on to the leases of what is in flight."""
+        if time.monotonic() < self._refresh_at:
+            return
+        self._refresh_at = time.monotonic() + _REDIS_AGAIN_S
+        held = {(client.url, lane): tuple(call_ids) for (client, lane), call_ids in self._held.items() if call_ids}
+        if held and self._is_alive():
+            await self._ledger.refresh(held)
+        self._refresh_at = time.monotonic() + REFRESH_S
+
+    async def _admit(self) -> None:
+        self._put_back_the_longest()
+        turn = _Round((await self._mode.read()).value, (await self._statuses.read()).value)
+        # From here to the exchange there is no await: it is asked for by what has been read.
+        if self._is_alive():
+            for line in self._lines.values():
+                self._ask(line, turn)
+        for engine in Engine:
+            await self._exchange(engine, turn)
+
+    def _put_back_the_longest(self) -> None:
+        if self._longest_wait_s is not None:
+            for line in self._lines.values():
+                line.fail_older(time.monotonic() - self._longest_wait_s, WaitedTooLong(line.reason))
+
+    def _ask(self, line: Line, turn: _Round) -> None:
+        """Notes for which engine the head of the line asks, and ends those that no engine will ever serve."""
+        line.drop_ended()
+        given_back = sum(len(gives) for gives in self._gives.values())
+        count = min(_ASKED_AT_ONCE, given_back + _ASKED_BEYOND) if line.is_full else _ASKED_AT_ONCE
+        for waiter in list(line.head(count)):
+            match decision := turn.decision(waiter.task_type, self.decide):
+                case Refuse():
+                    waiter.fail(ConfigurationError(decision.reason))
+                case Wait():
+                    line.waits(decision.reason, _LOOK_AGAIN_S, for_engine=True)
+                    return
+                case Run():
+                    turn.asking[decision.engine].append((waiter, decision))
+                case _:
+                    assert_never(decision)
+
+    def decide(self, task_type: TaskType, mode: ModeReading, statuses: Statuses) -> Decision:
+        """Where a call would go by what was read."""
+        return self._fleet.decide(task_type, mode.mode, statuses, self._ledger.now_ms())
+
+    async def _exchange(self, engine: Engine, turn: _Round) -> None:
+        asking, gives = turn.asking[engine], self._gives[engine]
+        if not asking and not gives:
+            return
+        asked = Exchange(
+            engine=engine,
+            replicas=self._fleet.replicas(engine),
+            mode=turn.mode.raw,
+            epoch=turn.statuses[engine].epoch,
+            gives=gives,
+            wants=[waiter.want() for waiter, _ in asking],
+        )
+        self._gives[engine] = []
+        try:
+            outcome = await self._ledger.exchange(asked)
+        except BaseException:
+            # Redis may have done it: giving back twice does no harm, and who asks again is given what it has.
+            self._gives[engine] = [*gives, *self._gives[engine]]
+            for waiter, _ in asking:
+                waiter.asked_in_vain = True
+            raise
+        self._take(asking, asked, outcome)
+        for refused, why in outcome.refusals.items():
+            if any(waiter.lane is refused for waiter, _ in asking):
+                self._note_refusal(refused, why, engine, turn)
+
+    def _take(self, asking: Sequence[tuple[Waiter, Run]], asked: Exchange, outcome: Outcome) -> None:
+        by_url = {client.url: client for client in self._fleet.clients[asked.engine]}
+        for (waiter, decision), url in zip(asking, outcome.urls, strict=True):
+            call_id = str(waiter.call)
+            if url is not None:
+                client, line = by_url[url], waiter.lane
+                admitted = Admitted(client=client, mode=decision.mode, reason=decision.reason, lane=line, call_id=call_id)
+                self._held.setdefault((client, line), set()).add(call_id)
+                if waiter.admitted.done():
+                    self._give_back(admitted)
+                else:
+                    waiter.admitted.set_result(admitted)
+            elif call_id in outcome.cancelled:
+                waiter.fail(running.revoked(Cancel.TERMINATE if waiter.task.has_begun else Cancel.REVOKE))
+        for served in {waiter.lane for waiter, _ in asking} - outcome.refusals.keys():
+            self._lines[served].is_full = False
+            self._changed.set()  # more may wait than were asked for
+
+    def _note_refusal(self, refused: Lane, why: Refusal, engine: Engine, turn: _Round) -> None:
+        line = self._lines[refused]
+        match why:
+            case Refusal.FULL:
+                line.waits(self._fleet.full(engine, refused), _ASK_AGAIN_S)
+                line.is_full = True
+            case Refusal.BREAKER:
                 self._statuses.drop()
-            self._changed.clear()
-            await self._pump()
-
-    async def _pump(self) -> None:
-        mode, statuses = await self._mode.read(), await self._statuses.read()
-        # From here on there is no await: what was read is what every admission of this round is decided on.
-        for line in self._lines.values():
-            while line.waiters and self._admit_head(line, mode, statuses.value):
-                line.waiters.popleft()
-
-    def _admit_head(self, line: _Line, mode: Reading[ModeReading], statuses: Statuses) -> bool:
-        """Whether the head of the line is done with: admitted, refused, or gone of itself."""
-        waiter = line.waiters[0]
-        if waiter.admitted.done():
-            return True
-        decision = self.decide(waiter.task_type, mode, statuses)
-        match decision:
-            case Refuse():
-                _fail(waiter, ConfigurationError(decision.reason))
-                return True
-            case Wait():
-                line.reason = decision.reason
-                return False
-            case Run():
-                return self._take_slot(waiter, line, decision, statuses[decision.engine])
+                line.waits(f"waits for {engine.label}: {not_up(turn.statuses[engine], self._ledger.now_ms())}", _ASK_AGAIN_S)
+            case Refusal.ENGINE:
+                self._statuses.drop()
+                line.waits("its turn", 0.0)
+            case Refusal.MODE:
+                self._mode.drop()
+                line.waits("its turn", 0.0)
             case _:
-                assert_never(decision)
+                assert_never(why)
 
-    def decide(self, task_type: TaskType, mode: Reading[ModeReading], statuses: Statuses) -> Decision:
-        """Where a call would go by what was read; routing is pure, so it is asked once for each reading of the statuses."""
-        if statuses is not self._decided_on:
-            self._decided_on, self._decisions = statuses, {}
-        key = (task_type, mode.value.mode)
-        if key not in self._decisions:
-            views = {engine: view(engine, statuses[engine], self._clients[engine]) for engine in Engine}
-            self._decisions[key] = routing.decide(*key, views, self._policy)
-        decision = self._decisions[key]
-        return replace(decision, reason=f"{decision.reason} ({_STALE})") if mode.stale else decision
-
-    def _take_slot(self, waiter: _Waiter, line: _Line, decision: Run, status: EngineStatus) -> bool:
-        limit = self._limits[decision.engine]
-        ready = [client for client in self._clients[decision.engine] if client.url in status.ready_urls]
-        free = [client for client in ready if self._in_flight[client] < limit]
-        if not free:
-            line.reason = f"waits for a slot: {decision.engine.label} has {limit} of {limit} calls in flight"
-            return False
-        client = min(free, key=lambda candidate: self._in_flight[candidate])
-        self._in_flight[client] += 1
-        waiter.admitted.set_result(Admitted(client=client, mode=decision.mode, reason=decision.reason))
-        return True
-
-
-def view(engine: Engine, status: EngineStatus, clients: Sequence[EngineClient]) -> EngineView:
-    """An engine's status as routing sees it from a process that has `clients`: another may know it by other addresses."""
-    ready_urls = status.ready_urls
-    up = any(client.url in ready_urls for client in clients)
-    unknown = bool(ready_urls) and not up
-    return EngineView(
-        configured=bool(clients),
-        up=up,
-        starting=status.state is Readiness.STARTING,
-        reason=f"no replica in this worker's AEGIS_{engine.upper()}_URL is ready" if unknown else status.reason,
-    )
-
-
-def _fail(waiter: _Waiter, error: Exception) -> None:
-    if not waiter.admitted.done():
-        waiter.admitted.set_exception(error)
+    async def _return_all(self) -> None:
+        """Gives back what the last calls gave back, after which this worker holds nothing."""
+        turn = _Round((await self._mode.read()).value, (await self._statuses.read()).value)
+        for engine in Engine:
+            await self._exchange(engine, turn)

@@ -4,21 +4,34 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import structlog
 
 from aegis_workers.completion import Completion, CompletionRequest
-from aegis_workers.dispatch import attempts
-from aegis_workers.dispatch.admission import Admission, Admitted
+from aegis_workers.dispatch import attempts, running
+from aegis_workers.dispatch.admission import Admission
 from aegis_workers.dispatch.attempts import Again, Done, Tally
+from aegis_workers.dispatch.delivery import CallId, Delivery
+from aegis_workers.dispatch.lines import Admitted
 from aegis_workers.dispatch.throughput import Throughput
 from aegis_workers.engines.base import EngineClient
-from aegis_workers.errors import DeadlineExceeded, EngineBusy, EngineError, EngineLost
+from aegis_workers.errors import (
+    CallFailed,
+    DeadlineExceeded,
+    EngineBusy,
+    EngineError,
+    EngineLost,
+    ErrorClass,
+    SetAside,
+    StreamInterrupted,
+)
 from aegis_workers.outcome import Problem, Status
 from aegis_workers.routing import Engine, Mode, TaskType
+from aegis_workers.state.slots import Ended
 
 log = structlog.get_logger(__name__)
 
@@ -53,39 +66,57 @@ async def ask_whole(client: EngineClient, request: CompletionRequest) -> Complet
     return await client.complete(request)
 
 
+class SuspectsOfAll(Protocol):
+    """Whose turn it is among the suspects of all workers; `state.suspects.Suspects` in a worker."""
+
+    def alone(self, task_id: str, item: int = 0) -> AbstractAsyncContextManager[None]: ...
+
+
 class Calls:
     """Carries calls out; owns every retry."""
 
-    def __init__(self, admission: Admission, *, timeout_s: float, report_lost: ReportLost) -> None:
+    def __init__(self, admission: Admission, suspects: SuspectsOfAll, *, timeout_s: float, report_lost: ReportLost) -> None:
         self._admission = admission
+        self._suspects = suspects
         self._timeout_s = timeout_s
         self._report_lost = report_lost
         self.throughput = Throughput()
 
     async def run(
-        self, task_type: TaskType, request: CompletionRequest, judge: Judge, *, ask: Ask = ask_whole, may_reask: bool = False
+        self,
+        task_type: TaskType,
+        call_id: CallId,
+        request: CompletionRequest,
+        judge: Judge,
+        *,
+        ask: Ask = ask_whole,
+        may_reask: bool = False,
     ) -> CallOutcome:
         """The outcome of one call; waits for an engine for as long as the caller lets it.
 
         `judge` says what a complete answer is worth; with `may_reask` an answer worth neither `ok` nor `empty` is asked for
-        again. Raises `ConfigurationError` where no allowed engine is configured and `WorkerStopping` when the worker stops
-        while the call waits.
+        again. Raises `ConfigurationError` where no allowed engine is configured, `CallRevoked` where its task was revoked, and
+        `WorkerStopping` or `WaitedTooLong` where its message should go back to its queue.
         """
         started, awaited, call = time.monotonic(), _awaited.get({}), object()
+        task = running.current()
         step: Again | Done = Again(delay_s=0.0, tally=Tally())
         while isinstance(step, Again):
             await asyncio.sleep(step.delay_s)
             tally = step.tally
             awaited.pop(call, None)
-            async with self._admission.slot(task_type) as admitted:
+            task.check()
+            async with self._turn(call_id, tally), self._admission.slot(task_type, call_id) as admitted:
                 awaited[call] = f"{admitted.engine.label} had not answered"
-                answer = await self._attempt(admitted, _varied(request, tally.reasks), ask)
+                with task.pinned():
+                    answer = await self._ask(admitted, _varied(request, tally.reasks), ask)
             if isinstance(answer, EngineError):
                 awaited[call] = str(answer)
             outcome, step = _weigh(admitted, answer, judge, tally, may_reask=may_reask)
             if isinstance(answer, EngineLost):
                 await self._report_lost(admitted.client, answer)
         awaited.pop(call)
+        task.call_done()
         outcome = replace(outcome, attempts=step.tally.attempts, elapsed_s=time.monotonic() - started)
         if outcome.completion is not None:
             self.throughput.add(outcome.engine, outcome.completion.completion_tokens or 0)
@@ -110,6 +141,25 @@ class Calls:
         finally:
             _awaited.reset(before)
 
+    def item(self, delivery: Delivery, number: int = 0) -> AbstractAsyncContextManager[None]:
+        """One item of a task. If it may be what kills workers, it runs while no other suspect does."""
+        return self._suspects.alone(delivery.task_id, number) if delivery.is_suspect else nullcontext()
+
+    def _turn(self, call_id: CallId, tally: Tally) -> AbstractAsyncContextManager[None]:
+        """A call that may be what kills engines runs while no other suspect does."""
+        alone = tally.is_suspect and not call_id.alone
+        return self._suspects.alone(call_id.task_id) if alone else nullcontext()
+
+    async def _ask(self, admitted: Admitted, request: CompletionRequest, ask: Ask) -> Completion | EngineError:
+        """One attempt; its replica's breaker is told how it ended."""
+        try:
+            answer = await self._attempt(admitted, request, ask)
+        except StreamInterrupted:
+            admitted.ended = Ended.FAILED
+            raise
+        admitted.ended = _ended(answer)
+        return answer
+
     async def _attempt(self, admitted: Admitted, request: CompletionRequest, ask: Ask) -> Completion | EngineError:
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -121,6 +171,17 @@ class Calls:
             return error
 
 
+def failure(problem: Problem | None) -> CallFailed:
+    """The exception of a task whose only call, or whose every call, ended with `problem`."""
+    kind = SetAside if problem is not None and problem.error_class == ErrorClass.POISON else CallFailed
+    return kind(problem.message if problem else "the call failed")
+
+
+def _ended(answer: Completion | EngineError) -> Ended:
+    """What the answer says of its replica: one that refuses a request serves."""
+    return Ended.FAILED if isinstance(answer, EngineError) and answer.blames_engine else Ended.SERVED
+
+
 def _weigh(
     admitted: Admitted, answer: Completion | EngineError, judge: Judge, tally: Tally, *, may_reask: bool
 ) -> tuple[CallOutcome, Again | Done]:
@@ -129,12 +190,21 @@ def _weigh(
         status=Status.FAILED, engine=admitted.engine, mode=admitted.mode, reason=admitted.reason, attempts=tally.attempts
     )
     if isinstance(answer, EngineError):
-        problem = Problem(error_class=answer.error_class, message=": ".join(filter(None, (str(answer), answer.words))))
         jitter = random.random()  # noqa: S311 - it spreads retries, it guards nothing
-        return replace(base, problem=problem), attempts.after_error(answer, tally, jitter)
+        step = attempts.after_error(answer, tally, jitter)
+        return replace(base, problem=_problem(answer, step.tally)), step
     status = judge(answer)
     step = attempts.after_answer(tally, usable=status in _USABLE, may_reask=may_reask)
     return replace(base, status=status, completion=answer), step
+
+
+def _problem(error: EngineError, tally: Tally) -> Problem:
+    said = ": ".join(filter(None, (str(error), error.words)))
+    if tally.crashes >= attempts.MAX_CRASHES:
+        return Problem(
+            error_class=ErrorClass.POISON, message=f"in flight at {tally.crashes} crashes of engines, and set aside; last: {said}"
+        )
+    return Problem(error_class=error.error_class, message=said)
 
 
 def _varied(request: CompletionRequest, reasks: int) -> CompletionRequest:

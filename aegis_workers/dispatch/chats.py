@@ -8,10 +8,12 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from aegis_workers.completion import Completion, CompletionRequest, Finish
-from aegis_workers.dispatch.calls import CallOutcome, Calls
+from aegis_workers.dispatch import running
+from aegis_workers.dispatch.calls import CallOutcome, Calls, failure
+from aegis_workers.dispatch.delivery import Delivery
 from aegis_workers.dispatch.inputs import Conversation
 from aegis_workers.engines.base import EngineClient
-from aegis_workers.errors import AegisError, CallCancelled, CallFailed, EngineError, StreamInterrupted, WorkerStopping
+from aegis_workers.errors import AegisError, CallCancelled, CallRevoked, EngineError, PutBack, StreamInterrupted
 from aegis_workers.outcome import Status
 from aegis_workers.routing import TaskType
 from aegis_workers.state.streams import Hold, Writer
@@ -22,14 +24,14 @@ COALESCE_S = 0.03
 ASK_READER_S = 1.0
 
 
-async def answer(calls: Calls, task_type: TaskType, conversation: Conversation) -> dict[str, Any]:
+async def answer(calls: Calls, task_type: TaskType, conversation: Conversation, delivery: Delivery) -> dict[str, Any]:
     """The result of a chat or a generation. Raises `CallFailed` or `DeadlineExceeded`."""
-    async with calls.within(conversation.deadline_s, task_type):
-        outcome = await calls.run(task_type, _request(conversation), _judge)
+    async with calls.within(conversation.deadline_s, task_type), calls.item(delivery):
+        outcome = await calls.run(task_type, delivery.call(), _request(conversation), _judge)
     return _result(outcome)
 
 
-async def stream(calls: Calls, task_type: TaskType, conversation: Conversation, writer: Writer) -> dict[str, Any]:
+async def stream(calls: Calls, conversation: Conversation, delivery: Delivery, writer: Writer) -> dict[str, Any]:
     """The same, with the text written to `writer` as it is generated.
 
     Falls back to another engine only before the first piece. Raises `StreamInterrupted` when the answer breaks off after it, or
@@ -40,19 +42,19 @@ async def stream(calls: Calls, task_type: TaskType, conversation: Conversation, 
         raise StreamInterrupted("an earlier delivery of this chat had already answered in part: ask again")
     pieces = _Pieces(writer)
     try:
-        async with calls.within(conversation.deadline_s, task_type):
-            return await _while_read(calls, task_type, conversation, pieces)
+        async with calls.within(conversation.deadline_s, TaskType.CHAT), calls.item(delivery):
+            return await _while_read(calls, conversation, delivery, pieces)
     except (AegisError, asyncio.CancelledError) as error:
-        await asyncio.shield(pieces.break_off(error))
+        await asyncio.shield(pieces.break_off(running.cause(error)))
         raise
 
 
-async def _while_read(calls: Calls, task_type: TaskType, conversation: Conversation, pieces: "_Pieces") -> dict[str, Any]:
+async def _while_read(calls: Calls, conversation: Conversation, delivery: Delivery, pieces: "_Pieces") -> dict[str, Any]:
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(pieces.carry())
             try:
-                outcome = await calls.run(task_type, _request(conversation), _judge, ask=pieces.ask)
+                outcome = await calls.run(TaskType.CHAT, delivery.call(), _request(conversation), _judge, ask=pieces.ask)
             finally:
                 pieces.stop()
     except BaseExceptionGroup as failures:
@@ -115,9 +117,11 @@ class _Pieces:
 
     async def break_off(self, error: BaseException) -> None:
         """Ends the stream for its reader, unless the task will run again and nothing has been written yet."""
-        if not self._begun and isinstance(error, WorkerStopping | asyncio.CancelledError):
+        if not self._begun and isinstance(error, PutBack | asyncio.CancelledError):
             return
         status = "interrupted" if self._begun else Status.FAILED.value
+        if isinstance(error, CallRevoked):
+            status = Status.CANCELLED.value
         with suppress(StreamInterrupted):  # the reader of a Redis that is away learns nothing in any case
             await self._write_rest()
             await _taken(self._writer.end({"status": status, "error": str(error) or "the worker stopped"}))
@@ -157,7 +161,7 @@ def _judge(completion: Completion) -> Status:
 def _result(outcome: CallOutcome) -> dict[str, Any]:
     completion = outcome.completion
     if completion is None:
-        raise CallFailed(outcome.problem.message if outcome.problem else "the call failed")
+        raise failure(outcome.problem)
     return {
         "status": outcome.status.value,
         "text": completion.text,

@@ -1,7 +1,7 @@
 """What callers send, checked once: the same rules for the producer, before it enqueues, and for the worker, who trusts nobody."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -141,12 +141,23 @@ def conversation(messages: Any, options: Any, settings: Settings, *, enqueued_at
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise InvalidInput('messages must be a list with at least one {"role": "user", "content": …}')
     turns = tuple(_parse(ChatMessage, message, f"messages[{index}]") for index, message in enumerate(messages))
+    _check_size((turn.content for turn in turns), settings)
     chosen = _parse(Options, {} if options is None else options, "options")
     return Conversation(
         messages=tuple(Message(role=turn.role, content=turn.content) for turn in turns),
         sampling=_sampling(chosen, settings),
         deadline_s=remaining_s(chosen.deadline_s or settings.chat_deadline_s, enqueued_at),
     )
+
+
+def _check_size(contents: Iterable[str], settings: Settings) -> None:
+    """Holds a conversation to the bound of a document: it travels through Redis in one message too."""
+    size_bytes, max_bytes = sum(len(content.encode()) for content in contents), settings.max_text_bytes
+    if size_bytes > max_bytes:
+        raise InvalidInput(
+            f"the conversation has {size_bytes:,} bytes, more than the {max_bytes:,} of AEGIS_MAX_TEXT_BYTES: "
+            "leave old turns out, or raise the limit"
+        )
 
 
 def generation(prompt: Any, options: Any, settings: Settings, *, enqueued_at: float | None = None) -> Conversation:

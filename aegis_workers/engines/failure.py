@@ -93,6 +93,7 @@ def explain(failure: Failure, *, engine: Engine, where: str, cure: str = "") -> 
             f"{where} could not serve the request now (HTTP {failure.status})",
             words=failure.words,
             retry_after_s=failure.retry_after_s,
+            status=failure.status,
         )
     advice = cure or _advice(failure.status, engine)
     return RequestRefused(f"{where} refused the request (HTTP {failure.status}): {advice}", words=failure.words)

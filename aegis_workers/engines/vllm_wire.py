@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from aegis_workers.completion import Completion, Finish
-from aegis_workers.errors import EngineBusy, EngineLost
+from aegis_workers.errors import EngineBusy, EngineLost, EngineWithdrew
 
 
 class _Wire(BaseModel):
@@ -112,6 +112,6 @@ def _finish(reason: str | None, where: str) -> Finish:
         case None:
             raise EngineLost(f"{where} ended the answer without a finish reason")
         case "abort" | "error":
-            raise EngineLost(f"{where} broke the answer off (finish reason {reason})")
+            raise EngineWithdrew(f"{where} broke the answer off (finish reason {reason})")
         case _:
             raise EngineBusy(f"{where} ended the answer for a reason that is neither stop nor length", words=reason)

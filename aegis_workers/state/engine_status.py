@@ -11,7 +11,8 @@ import redis.asyncio
 
 from aegis_workers.engines.base import Probe, Readiness
 from aegis_workers.routing import Engine
-from aegis_workers.state import keys, scripts
+from aegis_workers.state import breaker, keys, scripts
+from aegis_workers.state.breaker import CLOSED, Breaker
 from aegis_workers.state.cached import Cached
 
 # Read again this often without a push; a change of state comes by push.
@@ -30,17 +31,22 @@ class ReplicaStatus:
     loaded: bool = False
     running: int | None = None
     waiting: int | None = None
+    breaker: Breaker = CLOSED
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineStatus:
-    """An engine as its best replica is. Times in epoch seconds; `probed_at` is None where nobody has looked yet."""
+    """An engine as its best replica is. Times in epoch seconds; `probed_at` is None where nobody has looked yet.
+
+    `epoch`: another one means that whatever was decided about the engine before does not hold any more.
+    """
 
     state: Readiness
     reason: str
     since: float | None = None
     probed_at: float | None = None
     replicas: tuple[ReplicaStatus, ...] = ()
+    epoch: str = ""
 
     @property
     def ready_urls(self) -> tuple[str, ...]:
@@ -49,7 +55,7 @@ class EngineStatus:
 
 
 # What a newer version adds is passed over: workers are not all updated at once.
-_REPLICA_FIELDS = set(ReplicaStatus.__dataclass_fields__) - {"url"}
+_REPLICA_FIELDS = set(ReplicaStatus.__dataclass_fields__) - {"url", "breaker"}
 
 UNKNOWN = EngineStatus(state=Readiness.UNAVAILABLE, reason="not probed yet")
 
@@ -79,7 +85,7 @@ async def report(
 
 
 def _facts(replica: ReplicaStatus) -> dict[str, Any]:
-    return {name: value for name, value in asdict(replica).items() if name not in {"url", "since"}}
+    return {name: value for name, value in asdict(replica).items() if name not in {"url", "since", "breaker"}}
 
 
 def read(client: redis.Redis, engine: Engine) -> EngineStatus:
@@ -100,18 +106,20 @@ def cache(client: redis.asyncio.Redis) -> Cached[Statuses]:
 
 
 def _decode(fields: Any) -> EngineStatus:
-    if not fields:
+    if "state" not in fields:
         return UNKNOWN
-    replicas = (_replica(name.removeprefix("replica:"), value) for name, value in fields.items() if name.startswith("replica:"))
+    urls = (name.removeprefix("replica:") for name in fields if name.startswith("replica:"))
     return EngineStatus(
         state=Readiness(fields["state"]),
         reason=fields.get("reason", ""),
         since=float(fields["since"]),
         probed_at=float(fields["probed_at"]) if "probed_at" in fields else None,
-        replicas=tuple(sorted(replicas, key=lambda replica: replica.url)),
+        replicas=tuple(_replica(url, fields) for url in sorted(urls)),
+        epoch=fields.get("epoch", ""),
     )
 
 
-def _replica(url: str, value: str) -> ReplicaStatus:
-    facts = {name: fact for name, fact in json.loads(value).items() if name in _REPLICA_FIELDS}
-    return ReplicaStatus(url=url, **facts | {"state": Readiness(facts["state"])})
+def _replica(url: str, fields: Mapping[str, str]) -> ReplicaStatus:
+    facts = {name: fact for name, fact in json.loads(fields[f"replica:{url}"]).items() if name in _REPLICA_FIELDS}
+    found = breaker.decode(fields.get(keys.breaker_field(url)))
+    return ReplicaStatus(url=url, **facts | {"state": Readiness(facts["state"])}, breaker=found)

@@ -2,9 +2,11 @@
 
 from typing import Final
 
-from aegis_workers.routing import Engine
+from aegis_workers.routing import Engine, Lane
 
 MODE: Final = "aegis:llm_engine_mode"
+# String: the last word in the mode key that was a mode, in force while the key holds another one. No push tells of it.
+LAST_VALID_MODE: Final = "aegis:last_valid_mode"
 ENGINE_PREFIX: Final = "aegis:engine:"
 WORKER_PREFIX: Final = "aegis:worker:"
 PROBER: Final = "aegis:prober"
@@ -12,6 +14,7 @@ PROBER: Final = "aegis:prober"
 ALIVE: Final = "aegis:alive"
 # Hash: the queue of each worker that may hold messages: of those that live, and of the dead whose messages are not all put back.
 WORKER_QUEUES: Final = "aegis:worker_queues"
+CANCELLED_PREFIX: Final = "aegis:cancelled:"
 
 
 def engine(name: Engine) -> str:
@@ -29,6 +32,11 @@ def held(worker_id: str) -> str:
     return f"aegis:held:{worker_id}"
 
 
+def cancelled(task_id: str) -> str:
+    """String with a TTL: that the task's caller revoked it, `revoke` or `terminate`. Public: anybody may set it."""
+    return f"{CANCELLED_PREFIX}{task_id}"
+
+
 def stream(task_id: str) -> str:
     """Stream with a TTL: the answer of one streamed chat as it is generated."""
     return f"aegis:stream:{task_id}"
@@ -42,3 +50,38 @@ def stream_writer(task_id: str) -> str:
 def stream_reader(task_id: str) -> str:
     """String with a TTL: that somebody still reads the stream."""
     return f"aegis:stream:{task_id}:reader"
+
+
+SLOTS_PREFIX: Final = "aegis:slots:"
+FREED_PREFIX: Final = "aegis:freed:"
+
+
+def slots(url: str, lane: Lane) -> str:
+    """Sorted set: the leases of a replica's slots that calls of this lane have, by the end of each in ms of Redis's clock."""
+    return f"{SLOTS_PREFIX}{url}:{lane}"
+
+
+def demand(engine: Engine, lane: Lane) -> str:
+    """String with a TTL: the worker that waits longest for a slot, and until when that is believed."""
+    return f"aegis:demand:{engine}:{lane}"
+
+
+def freed(engine: Engine) -> str:
+    """String with a TTL: written when a slot was given back that another worker waits for, for the push that this causes."""
+    return f"{FREED_PREFIX}{engine}"
+
+
+def breaker_field(url: str) -> str:
+    """Field of the engine's hash: the breaker of one replica. It lies there so that whoever routes has it with the state."""
+    return f"breaker:{url}"
+
+
+def answers(task_id: str) -> str:
+    """Hash with a TTL: what the calls of a task with several have come to, while the task is not done."""
+    return f"aegis:answers:{task_id}"
+
+
+# String with a TTL: the one item that runs alone because it may be what kills workers or engines.
+SUSPECT: Final = "aegis:suspect"
+# Hash: what was set aside because it did, by task id.
+ASIDE: Final = "aegis:aside"

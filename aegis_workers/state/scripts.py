@@ -2,12 +2,27 @@
 
 from typing import Final
 
-# KEYS[1] mode key, ARGV[1] new mode. Returns the previous value, so that a switch and what it replaced are one step; none where
-# the key was of another type, which is no mode either.
+# KEYS: mode, last valid mode; ARGV[1] new mode. Returns the previous value, so that a switch and what it replaced are one step;
+# none where the key was of another type, which is no mode either. A full Redis refuses a script whose first write needs memory,
+# hence DEL: a switch may be what empties the queues.
 SET_MODE: Final = """
 local previous = redis.pcall('GET', KEYS[1])
-redis.call('SET', KEYS[1], ARGV[1])
+redis.call('DEL', KEYS[1])
+redis.call('MSET', KEYS[1], ARGV[1], KEYS[2], ARGV[1])
 return type(previous) == 'string' and previous
+"""
+
+# KEYS: mode, last valid mode. Returns what the mode key holds, its type where that is not a string, and the last valid mode.
+READ_MODE: Final = """
+local raw, kind = redis.pcall('GET', KEYS[1]), false
+if type(raw) == 'table' then raw, kind = false, redis.call('TYPE', KEYS[1]).ok end
+return {raw, kind, redis.call('GET', KEYS[2])}
+"""
+
+# KEYS: mode, last valid mode; ARGV: what the mode key held, the mode that this means. Nothing is remembered of a word that has
+# been replaced since: whoever reads the next one remembers that.
+REMEMBER_MODE: Final = """
+if redis.pcall('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[2], ARGV[2]) end
 """
 
 # KEYS[1] lease, ARGV[1] token, ARGV[2] TTL in ms. Returns 1 while the token holds the lease; takes it where nobody does.
@@ -47,7 +62,7 @@ local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   if string.sub(all[i], 1, 8) == 'replica:' then
     if ARGV[2] == '1' and not kept[all[i]] then
-      redis.call('HDEL', KEYS[1], all[i])
+      redis.call('HDEL', KEYS[1], all[i], 'breaker:' .. string.sub(all[i], 9))
     else
       local replica = cjson.decode(all[i + 1])
       if best == nil or rank[replica.state] > rank[best.state] then best = replica end
@@ -109,6 +124,17 @@ end
 redis.call('SET', KEYS[1], ARGV[1])
 if ARGV[2] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
 redis.call('PUBLISH', KEYS[1], ARGV[1])
+return 1
+"""
+
+# KEYS: the living workers, then a task's answers for each entry; ARGV: worker, TTL in ms, then number and JSON for each entry.
+# The first answer of a call stays. Nothing is written for a worker that was declared dead: another one asks for the same.
+KEEP_ANSWERS: Final = """
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return 0 end
+for i = 2, #KEYS do
+  redis.call('HSETNX', KEYS[i], ARGV[2 * i - 1], ARGV[2 * i])
+  redis.call('PEXPIRE', KEYS[i], ARGV[2])
+end
 return 1
 """
 

@@ -2,23 +2,32 @@
 
 import inspect
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
 import redis
+import structlog
+from celery import current_task, states
 from celery.exceptions import Reject
 from celery.result import AsyncResult
 from kombu.exceptions import EncodeError, OperationalError
+from redis.exceptions import RedisError
 
 from aegis_workers import settings as settings_module
 from aegis_workers.dispatch import inputs
-from aegis_workers.errors import AegisError, InvalidInput, RedisUnavailable, WorkerStopping
+from aegis_workers.dispatch.delivery import Delivery
+from aegis_workers.errors import AegisError, CallRevoked, InvalidInput, PutBack, SetAside
 from aegis_workers.settings import Settings
-from aegis_workers.state import connection
-from aegis_workers.worker import runtime
+from aegis_workers.state import aside, cancels, connection, envelope
+from aegis_workers.state.aside import Entry
+from aegis_workers.worker import poison, runtime
+from aegis_workers.worker.poison import Work
 from aegis_workers.worker.request import QuietTask
+from aegis_workers.worker.revoking import Revoked
 from aegis_workers.worker.services import Services
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -45,7 +54,7 @@ class Door(QuietTask):
     ) -> AsyncResult:
         """Enqueue, after the check that the worker would make: bad input fails here and now, and nothing is sent.
 
-        Raises `InvalidInput`, and `RedisUnavailable` where Redis does not answer.
+        Raises `InvalidInput`, `RedisUnavailable` where Redis does not answer and `RedisFull` where it takes nothing in.
         """
         headers = {ENQUEUED_AT: time.time(), **(options.pop("headers", None) or {})}
         options |= {"task_id": task_id, "headers": headers}
@@ -63,7 +72,7 @@ class Door(QuietTask):
         except EncodeError:
             raise InvalidInput("the arguments hold something that JSON cannot carry: send plain values") from None
         except OperationalError as error:
-            raise RedisUnavailable(connection.unavailable(self.settings, error)) from None
+            raise connection.failure(self.settings, error) from None
 
     @cached_property
     def _redis(self) -> redis.Redis:
@@ -83,16 +92,58 @@ class Door(QuietTask):
         bound.apply_defaults()
         return dict(bound.arguments)
 
+    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """The outcome is recorded: what a later delivery would have needed is not."""
+        process = runtime.started()
+        if process is not None and status in states.READY_STATES:
+            process.forget_answers(task_id)
+
     def carry_out(self, work: Callable[[Services], Coroutine[Any, Any, dict[str, Any]]]) -> dict[str, Any]:
-        """The result of `work` on the event loop; the message goes back to its queue when the worker stops first."""
+        """The result of `work` on the event loop.
+
+        The message goes back to its queue when the worker stops first; the task's state is REVOKED when its caller revokes it.
+        """
         started = time.monotonic()
         process = runtime.start(self.settings, queue=str((self.request.delivery_info or {}).get("routing_key")))
         try:
-            result = process.run(work)
-        except WorkerStopping as error:
+            result = process.run(work, self.delivery.task_id)
+        except PutBack as error:
             raise Reject(str(error), requeue=True) from None
+        except CallRevoked as error:
+            raise Revoked(terminated=error.terminated) from None
+        except SetAside as error:
+            self._set_aside([poison.entry(self._work, 0, [{"what": str(error)}])])
+            raise
+        self._set_aside(poison.of_result(self._work, result))
         self.summaries[self.request.id] = _summary(result, time.monotonic() - started)
         return result
+
+    def unless_revoked(self, client: redis.Redis) -> None:
+        """Ends a task that does its work here, and not on the event loop, if it was revoked while it waited in its queue."""
+        if cancels.find(client, str(self.request.id)) is not None:
+            raise Revoked(terminated=False)
+
+    def _set_aside(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            log.warning("call.set_aside", id=entry.entry_id, task=entry.task)
+            try:
+                aside.put(self._redis, entry)
+            except (RedisError, OSError) as error:  # its outcome says it too
+                log.warning("call.not_listed", id=entry.entry_id, error=repr(error))
+
+    @property
+    def _work(self) -> Work:
+        queue = str((self.request.delivery_info or {}).get("routing_key"))
+        kwargs = self._bound(self.request.args or (), self.request.kwargs or {})
+        return Work(task_id=str(self.request.id), task=str(self.name), queue=queue, kwargs=kwargs)
+
+    @property
+    def delivery(self) -> Delivery:
+        """The delivery at hand. A workflow of Celery's own runs this task inside another, whose message it then is."""
+        request = current_task.request
+        again = bool((request.delivery_info or {}).get("redelivered"))
+        headers = request.headers if isinstance(request.headers, Mapping) else {}
+        return Delivery(task_id=str(request.id), again=again, deaths=len(envelope.deaths(headers)))
 
     @property
     def enqueued_at(self) -> float | None:

@@ -6,6 +6,7 @@ when nothing here knows of the message any more; by another one, when this proce
 
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -29,6 +30,8 @@ LOOK_EVERY_S = 5.0
 _THOROUGH_EVERY = 12
 # Names of deliveries that were put back although their reply may still come; it is then passed over.
 _REMEMBERED = 10_000
+# It is asked about once a second; a refusal says this long that it gives none.
+_REFUSAL_COUNTS_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,8 @@ class Holdings:
         self._looks = 0
         self._may_take = False
         self._fenced = False
+        self._ended = False
+        self._refused_at: float | None = None
 
     @property
     def may_take(self) -> bool:
@@ -69,6 +74,16 @@ class Holdings:
         """Messages that somebody here works on."""
         return len(self._held)
 
+    @property
+    def waits_for_redis(self) -> bool:
+        """Whether Redis keeps this process from taking messages although it answers: it is full, or cannot write its log."""
+        refused = self._refused_at is not None and time.monotonic() - self._refused_at < _REFUSAL_COUNTS_S
+        return refused or not self._may_take
+
+    def note_refusal(self) -> None:
+        """Redis gave no message, and said why."""
+        self._refused_at = time.monotonic()
+
     def open(self) -> None:
         """Others know that this process lives: it may take messages from now on."""
         self._may_take = True
@@ -80,7 +95,8 @@ class Holdings:
     def take(self, raw: bytes) -> Mapping[str, Any] | None:
         """The envelope of a message that has just been taken; None where it is not to be delivered.
 
-        That is so for one that was given up before its reply came, and for one that nobody can read, which is dropped.
+        That is so for one that was given up before its reply came, for all once this process ends, and for one that nobody can
+        read, which is dropped.
         """
         found = envelope.read(raw)
         tag = None if found is None else envelope.tag(found)
@@ -89,7 +105,7 @@ class Holdings:
             self._settle(_name(raw), Settlement(raw=raw))
             return None
         with self._lock:
-            if tag in self._given_up:
+            if tag in self._given_up or not self._may_take:
                 return None
             self._held[tag] = _Held(raw=raw, worked_on=lambda: True)
         return found
@@ -174,7 +190,9 @@ class Holdings:
 
     def give_up(self) -> None:
         """The end of a process, when nothing runs any more: puts everything back that is still held, and is forgotten."""
-        self._may_take = False
+        if self._ended:
+            return
+        self._may_take, self._ended = False, True
         try:
             returned = self._return_all()
         except (RedisError, OSError) as error:

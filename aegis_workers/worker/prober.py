@@ -12,7 +12,7 @@ from aegis_workers.engines.base import EngineClient, Readiness
 from aegis_workers.errors import EngineError
 from aegis_workers.routing import Engine, Mode
 from aegis_workers.settings import Settings
-from aegis_workers.state import engine_status, keys
+from aegis_workers.state import engine_status, keys, slots
 from aegis_workers.state.cached import Cached
 from aegis_workers.state.engine_status import ReplicaStatus, Statuses
 from aegis_workers.state.lease import Lease
@@ -106,6 +106,7 @@ class Prober:
         except (EngineError, TimeoutError) as error:
             why = str(error) or f"nothing within {self._settings.probe_timeout_s:g} s"
             return replace(status, state=Readiness.STARTING, reason=f"answers, but completes no token yet: {why}")
+        await slots.close_breaker(self._redis, client.engine, client.url)
         log.info("engine.ready", engine=client.engine.value, url=client.url)
         return status
 

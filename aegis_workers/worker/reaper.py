@@ -7,6 +7,7 @@ message moves it, so that a reaper which dies in the middle leaves the rest to t
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import redis.asyncio
 import structlog
@@ -21,33 +22,35 @@ from aegis_workers.worker.witness import Witness
 
 log = structlog.get_logger(__name__)
 
-OnDeath = Callable[[str], Awaitable[None]]
-
 # What Redis or its absence raises; a full Redis refuses too.
 _REFUSALS = (RedisError, OSError)
 
 
-async def nobody_else_cares(_worker_id: str) -> None:
-    """The hook of a reaper whose dead held nothing but messages."""
+async def _nothing(*_: str) -> None:
+    """For a reaper whose dead held nothing but messages."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duties:
+    """What others have a reaper do.
+
+    `declared_dead` is called when this worker finds out that others took it for dead, `on_death` for each that it declared dead,
+    and `while_watching` every few seconds in which Redis did not pause, so that what has expired was left by its owner.
+    """
+
+    declared_dead: Callable[[], None]
+    on_death: Callable[[str], Awaitable[None]] = _nothing
+    while_watching: Callable[[], Awaitable[None]] = _nothing
 
 
 class Reaper:
     """Says that this worker lives, and puts back what dead workers held."""
 
-    def __init__(
-        self,
-        client: redis.asyncio.Redis,
-        holdings: Holdings,
-        *,
-        declared_dead: Callable[[], None],
-        on_death: OnDeath = nobody_else_cares,
-    ) -> None:
-        """`declared_dead` is called when this worker finds out that others took it for dead; `on_death` for each that it did."""
+    def __init__(self, client: redis.asyncio.Redis, holdings: Holdings, duties: Duties) -> None:
         self._client = client
         self._holdings = holdings
         self._holder = holdings.holder
-        self._declared_dead = declared_dead
-        self._on_death = on_death
+        self._duties = duties
         self._witness = Witness()
         self._reaping = asyncio.Lock()
 
@@ -85,7 +88,7 @@ class Reaper:
         if not seen.lives:
             log.critical("worker.declared_dead", reason="it was silent for too long: frozen, cut off, or Redis was emptied")
             self._holdings.fence()
-            self._declared_dead()
+            self._duties.declared_dead()
             return
         self._note(seen)
         for worker_id in seen.dead:
@@ -101,7 +104,7 @@ class Reaper:
 
     async def _tell_of_death(self, worker_id: str) -> None:
         try:
-            await self._on_death(worker_id)
+            await self._duties.on_death(worker_id)
         except _REFUSALS as error:
             log.warning("worker.death_not_told", worker=worker_id, error=repr(error))
 
@@ -137,5 +140,7 @@ class Reaper:
                 await asyncio.to_thread(self._holdings.tidy_queue)
                 if beats % int(LOOK_EVERY_S / liveness.LOOK_EVERY_S) == 0:
                     await asyncio.to_thread(self._holdings.look)
+                    if self._witness.judges_since(time.monotonic()) is not None:
+                        await self._duties.while_watching()
             except _REFUSALS as error:
                 log.debug("holdings.look_skipped", error=repr(error))

@@ -14,6 +14,9 @@ from celery.worker.request import Request
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from aegis_workers.errors import InvalidInput
+from aegis_workers.state.cancels import Cancel
+from aegis_workers.worker import revoking, runtime
+from aegis_workers.worker.revoking import Revoked
 
 HIDDEN = "-"
 
@@ -25,7 +28,9 @@ _CLASS = re.compile(r"[A-Za-z_]\w*(?=\()")
 
 
 class QuietApp(Celery):
-    """An application whose producers publish no arguments beside the message itself."""
+    """An application whose producers publish no arguments beside the message itself, and whose revocations last."""
+
+    control_cls = "aegis_workers.worker.revoking:Control"
 
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Enqueue by name; every other way to enqueue ends here too."""
@@ -68,6 +73,27 @@ class QuietRequest(Request):
             shown["exception"] = class_name(fields["exception"])
             shown["traceback"] = HIDDEN
         return shown
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:  # noqa: FBT001, FBT002
+        """The end of a task that returned nothing. One that was revoked while it ran ends as Celery ends one that was not."""
+        error = getattr(exc_info.exception, "exc", exc_info.exception)  # Celery may wrap it with its traceback
+        if isinstance(error, Revoked):
+            self._announce_revoked(str(error), error.terminated, None, False)  # noqa: FBT003 - Celery's signature
+            running = runtime.started()
+            if running is not None:
+                running.forget_answers(self.id)
+        else:
+            super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:  # noqa: ARG002 - Celery's signature
+        """Closes the task's requests at the engine: there is no process to send a signal to."""
+        revoking.end([self.id], Cancel.TERMINATE)
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:  # noqa: ARG002, FBT001, FBT002
+        """Celery's cold shutdown, for each task that runs: all go back to the queue at once."""
+        running = runtime.started()
+        if running is not None:
+            running.begin_stop(at_once=True)
 
     def info(self, safe: bool = False) -> dict[str, Any]:  # noqa: ARG002, FBT001, FBT002 - Celery's signature
         """What `inspect active` and its like may show."""

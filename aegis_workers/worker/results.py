@@ -7,16 +7,16 @@ from celery import states
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Reject
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from aegis_workers.state import keys, scripts
+from aegis_workers.state import connection, keys, scripts
 from aegis_workers.worker import holdings, runtime
 
 log = structlog.get_logger(__name__)
 
 # A Redis that is away, full, or not the one that is written to: it will be otherwise some time.
-_PASSING = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError, ReadOnlyError)
+_PASSING = (RedisConnectionError, RedisTimeoutError, ReadOnlyError)
 _PASSING_WORDS = ("MISCONF", "NOREPLICAS", "MASTERDOWN")
 _AGAIN_AFTER_S = 1.0
 _SAY_EVERY = 30
@@ -65,4 +65,5 @@ class Results(RedisBackend):
 
 
 def _will_pass(error: RedisError) -> bool:
-    return isinstance(error, _PASSING) or (isinstance(error, ResponseError) and str(error).startswith(_PASSING_WORDS))
+    refused = isinstance(error, ResponseError) and any(word in str(error) for word in _PASSING_WORDS)
+    return refused or isinstance(error, _PASSING) or connection.is_full(error)

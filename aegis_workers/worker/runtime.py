@@ -3,7 +3,7 @@
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from anyio.from_thread import start_blocking_portal
 
 from aegis_workers.errors import WorkerStopping
 from aegis_workers.settings import Settings
+from aegis_workers.state.cancels import Cancel
 from aegis_workers.worker import services
 from aegis_workers.worker.services import Services
 
@@ -27,22 +28,23 @@ class Runtime:
     def __init__(self, settings: Settings, queue: str) -> None:
         self._grace_s = settings.shutdown_grace_s
         self._running: set[Future[Any]] = set()
+        self._stop_begun = False
         self._stopping = threading.Event()
         self._stack = ExitStack()
         self._portal = self._stack.enter_context(start_blocking_portal("asyncio"))
         self._loop = self._portal.call(asyncio.get_running_loop)
         self._services = self._stack.enter_context(self._portal.wrap_async_context_manager(services.opened(settings, queue)))
 
-    def run(self, work: Callable[[Services], Coroutine[Any, Any, T]]) -> T:
-        """The result of `work`, carried out on the loop while this thread waits.
+    def run(self, work: Callable[[Services], Coroutine[Any, Any, T]], task_id: str) -> T:
+        """The result of `work`, carried out on the loop as the task with this id while this thread waits.
 
-        Raises what `work` raises, and `WorkerStopping` when the worker stops first: `work` is then cancelled, which closes its
-        requests at the engine.
+        Raises what `work` raises, `WorkerStopping` when the worker stops first, and `CallRevoked` when the task is revoked:
+        `work` is then cancelled, which closes its requests at the engine.
         """
         if self._stopping.is_set():
             raise WorkerStopping("the worker is stopping")
         # The portal's own way to start a task waits for the loop once more: 0.1 ms a call.
-        future = asyncio.run_coroutine_threadsafe(work(self._services), self._loop)
+        future = asyncio.run_coroutine_threadsafe(self._carry_out(work, task_id), self._loop)
         self._running.add(future)
         try:
             return future.result()
@@ -51,10 +53,28 @@ class Runtime:
         finally:
             self._running.discard(future)
 
-    def begin_stop(self) -> None:
-        """Ends the calls that wait, now, and those in flight when the grace is over. Returns at once."""
+    async def _carry_out(self, work: Callable[[Services], Coroutine[Any, Any, T]], task_id: str) -> T:
+        services = self._services
+        return await services.tasks.carry_out(task_id, lambda: work(services))
+
+    def cancel(self, task_ids: Iterable[str], cancel: Cancel) -> None:
+        """Mark the tasks as cancelled, and end those that run here. Returns at once."""
+        self._portal.start_task_soon(self._services.tasks.cancel, set(task_ids), cancel)
+
+    def forget_answers(self, task_id: str) -> None:
+        """The task is done: nobody will ask for what its calls had come to."""
+        self._loop.call_soon_threadsafe(self._services.answers.forget, task_id)
+
+    def begin_stop(self, *, at_once: bool = False) -> None:
+        """Ends the calls that wait, now, and those in flight when the grace is over. Returns at once.
+
+        With `at_once`, and when told a second time, those in flight have no grace.
+        """
+        grace_s = 0.0 if at_once or self._stop_begun else self._grace_s
+        self._stop_begun = True
         self._portal.start_task_soon(self._close_admission)
-        timer = threading.Timer(self._grace_s, self.cancel_running)
+        # In a thread of its own: a signal's handler must neither wait nor log.
+        timer = threading.Timer(grace_s, self.cancel_running)
         timer.daemon = True
         timer.start()
 
@@ -64,9 +84,9 @@ class Runtime:
     def cancel_running(self) -> None:
         """Closes every call that is still running."""
         self._stopping.set()
-        running = list(self._running)
+        running = [future for future in list(self._running) if not future.cancelled()]
         if running:
-            log.warning("calls.put_back", count=len(running), grace_s=self._grace_s)
+            log.warning("calls.put_back", count=len(running))
         for future in running:
             future.cancel()
 

@@ -141,7 +141,8 @@ class Channel(kombu_redis.Channel):
         """Waits, and says so now and then: a worker that ended could not take messages either."""
         now = monotonic()
         self._ask_again_at = now + _REFUSED_S
-        if not self.held.fenced and now - self._said_at >= _SAY_AGAIN_S:
+        self.held.note_refusal()
+        if self.held.may_take and now - self._said_at >= _SAY_AGAIN_S:
             self._said_at = now
             log.warning("redis.gives_no_messages", error=str(error), queue=self.held.holder.queue)
 

@@ -4,19 +4,38 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
 
 from fake_engine import Asked, FakeEngine
 from redis.exceptions import ConnectionError as RedisConnectionError
 from settling import ended, settled
+from slot_model import LocalLedger, SlotModel
 
-from aegis_workers.dispatch.admission import Admission, Admitted
+from aegis_workers.dispatch.admission import Admission
+from aegis_workers.dispatch.delivery import CallId, Delivery
+from aegis_workers.dispatch.fleet import Fleet, Limits
+from aegis_workers.dispatch.lines import Admitted
 from aegis_workers.engines.base import Readiness
 from aegis_workers.routing import Engine, Mode, Policy, TaskType
+from aegis_workers.state.breaker import CLOSED
 from aegis_workers.state.cached import Cached
 from aegis_workers.state.engine_status import EngineStatus, ReplicaStatus, Statuses
 from aegis_workers.state.mode import ModeReading
 
 FOR_EVER_S = 1e9
+
+
+class _CallIds:
+    """A call id that no other call has."""
+
+    def __init__(self) -> None:
+        self._numbers = count()
+
+    def __call__(self) -> CallId:
+        return Delivery(task_id=f"task {next(self._numbers)}").call()
+
+
+CALL_IDS = _CallIds()
 LIMITS = {Engine.VLLM: 3, Engine.OLLAMA: 2}
 
 
@@ -30,6 +49,8 @@ class Place:
         policy: Policy = Policy.DEGRADE,
         replicas: Mapping[Engine, int] | None = None,
         limits: Mapping[Engine, int] = LIMITS,
+        kept: int = 0,
+        longest_wait_s: float | None = None,
     ) -> None:
         counts = dict.fromkeys(Engine, 1) | dict(replicas or {})
         self.engines = {e: tuple(FakeEngine(e, f"http://{e}-{n}") for n in range(counts[e])) for e in Engine}
@@ -39,7 +60,13 @@ class Place:
         self.states = {client: (Readiness.READY, "") for clients in self.engines.values() for client in clients}
         self._modes = Cached(self._read_mode, ModeReading(mode=mode), max_age_s=FOR_EVER_S)
         self._statuses: Cached[Statuses] = Cached(self._read_statuses, {}, max_age_s=FOR_EVER_S)
-        self.admission = Admission(self.engines, limits, policy, self._modes, self._statuses)
+        self.slots = SlotModel(mode=mode.value, ready=self._is_ready)
+        fleet = Fleet(clients=self.engines, limits={e: Limits(limit=limits[e], kept=kept) for e in Engine}, policy=policy)
+        ledger = LocalLedger(self.slots, away=lambda: RedisConnectionError("gone") if self.redis_away else None)
+        self.alive = True
+        self.admission = Admission(
+            fleet, self._modes, self._statuses, ledger, longest_wait_s=longest_wait_s, is_alive=lambda: self.alive
+        )
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Place"]:
@@ -53,6 +80,7 @@ class Place:
 
     def set_mode(self, mode: Mode) -> None:
         self.mode = mode
+        self.slots.mode = mode.value
         self.push()
 
     def set_state(self, engine: Engine, state: Readiness, reason: str = "") -> None:
@@ -76,13 +104,24 @@ class Place:
     async def _read_mode(self) -> ModeReading:
         if self.redis_away:
             raise RedisConnectionError("gone")
-        return ModeReading(mode=self.mode)
+        return ModeReading(mode=self.mode, raw=self.mode.value)
+
+    def _is_ready(self, url: str) -> bool:
+        return any(client.url == url and state is Readiness.READY for client, (state, _) in self.states.items())
 
     async def _read_statuses(self) -> Statuses:
         return {engine: self._status(clients) for engine, clients in self.engines.items()}
 
     def _status(self, clients: Sequence[FakeEngine]) -> EngineStatus:
-        found = [ReplicaStatus(url=client.url, state=self.states[client][0], reason=self.states[client][1]) for client in clients]
+        found = [
+            ReplicaStatus(
+                url=client.url,
+                state=self.states[client][0],
+                reason=self.states[client][1],
+                breaker=self.slots.breakers.get(client.url, CLOSED),
+            )
+            for client in clients
+        ]
         ranks = list(Readiness)[::-1]
         best = max(found, key=lambda replica: ranks.index(replica.state), default=None)
         if best is None:
@@ -118,7 +157,7 @@ def call(place: Place, task_type: TaskType, number: int = 0, order: list[int] | 
     caller = Caller(task_type, number)
 
     async def hold() -> None:
-        async with place.admission.slot(task_type) as admitted:
+        async with place.admission.slot(task_type, CALL_IDS()) as admitted:
             caller.admitted = admitted
             if order is not None:
                 order.append(number)

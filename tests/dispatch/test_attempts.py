@@ -4,21 +4,25 @@ from hypothesis import strategies as st
 
 from aegis_workers.dispatch import attempts
 from aegis_workers.dispatch.attempts import MAX_ATTEMPTS, MAX_REASKS, Again, Done, Tally
-from aegis_workers.errors import EngineBusy, EngineError, EngineLost, EngineUnreachable, RequestRefused
+from aegis_workers.errors import EngineBusy, EngineError, EngineLost, EngineUnreachable, EngineWithdrew, RequestRefused
 
 jitters = st.floats(0, 1)
 tallies = st.builds(
     Tally, attempts=st.integers(0, MAX_ATTEMPTS - 1), reasks=st.integers(0, MAX_REASKS), losses=st.integers(0, 10_000)
 )
-lost = st.sampled_from([EngineLost("gone"), EngineUnreachable("refused"), EngineLost("abort", retry_after_s=9.0)])
+lost = st.sampled_from([EngineWithdrew("abort"), EngineUnreachable("refused"), EngineUnreachable("gone", retry_after_s=9.0)])
 
 
 @pytest.mark.parametrize(
     ("error", "before", "after"),
     [
-        (EngineLost("x"), Tally(), Again(delay_s=0.1, tally=Tally(losses=1))),
-        (EngineLost("x"), Tally(attempts=3, losses=2), Again(delay_s=0.4, tally=Tally(attempts=3, losses=3))),
-        (EngineLost("x"), Tally(losses=50), Again(delay_s=5.0, tally=Tally(losses=51))),
+        (EngineUnreachable("x"), Tally(), Again(delay_s=0.1, tally=Tally(losses=1))),
+        (EngineWithdrew("x"), Tally(attempts=3, losses=2), Again(delay_s=0.4, tally=Tally(attempts=3, losses=3))),
+        (EngineUnreachable("x"), Tally(losses=50), Again(delay_s=5.0, tally=Tally(losses=51))),
+        (EngineLost("x"), Tally(), Again(delay_s=0.1, tally=Tally(losses=1, crashes=1))),
+        (EngineLost("x"), Tally(losses=9, crashes=2), Done(tally=Tally(losses=10, crashes=3))),
+        (EngineBusy("x", status=503), Tally(attempts=10), Again(delay_s=5.0, tally=Tally(attempts=11))),
+        (EngineBusy("x", status=503), Tally(attempts=19), Done(tally=Tally(attempts=20))),
         (EngineBusy("x"), Tally(), Again(delay_s=0.5, tally=Tally(attempts=1))),
         (EngineBusy("x"), Tally(attempts=2), Again(delay_s=2.0, tally=Tally(attempts=3))),
         (EngineBusy("x"), Tally(attempts=3), Done(tally=Tally(attempts=4))),
@@ -42,7 +46,7 @@ def test_an_engine_that_went_away_never_costs_an_attempt_nor_ends_the_call(
     assert 0.05 <= step.delay_s <= 5.0
 
 
-@given(st.lists(st.sampled_from([EngineBusy("busy"), EngineLost("gone")]), max_size=40), jitters)
+@given(st.lists(st.sampled_from([EngineBusy("busy"), EngineWithdrew("abort")]), max_size=40), jitters)
 def test_an_engine_that_answers_badly_is_asked_a_bounded_number_of_times(errors: list[EngineError], jitter: float) -> None:
     step: Again | Done = Again(delay_s=0, tally=Tally())
     asked = 0

@@ -3,9 +3,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from dispatch_place import Place, call
+from dispatch_place import CALL_IDS, Place, call
 from settling import begun, ended, settled
 from structlog.testing import capture_logs
+from suspects_here import SuspectsHere
 
 from aegis_workers.completion import Completion, CompletionRequest, Finish, Message, Sampling
 from aegis_workers.dispatch import attempts
@@ -15,6 +16,7 @@ from aegis_workers.errors import (
     ConfigurationError,
     DeadlineExceeded,
     EngineBusy,
+    EngineError,
     EngineLost,
     EngineUnreachable,
     RequestRefused,
@@ -51,12 +53,14 @@ def losses() -> Losses:
     return []
 
 
-def calls_of(place: Place, losses: Losses | None = None, *, timeout_s: float = 60.0) -> Calls:
+def calls_of(
+    place: Place, losses: Losses | None = None, *, timeout_s: float = 60.0, suspects: SuspectsHere | None = None
+) -> Calls:
     async def report(client: EngineClient, error: EngineLost) -> None:
         if losses is not None:
             losses.append((client, error))
 
-    return Calls(place.admission, timeout_s=timeout_s, report_lost=report)
+    return Calls(place.admission, suspects or SuspectsHere(), timeout_s=timeout_s, report_lost=report)
 
 
 @pytest.fixture
@@ -73,7 +77,7 @@ def judged_by(text: str) -> Callable[[Completion], Status]:
 
 
 async def asking(calls: Calls, task_type: TaskType = CHAT, **options: Any) -> asyncio.Task[CallOutcome]:
-    return await begun(calls.run(task_type, REQUEST, options.pop("judge", usable), **options))
+    return await begun(calls.run(task_type, CALL_IDS(), REQUEST, options.pop("judge", usable), **options))
 
 
 async def test_an_answer_is_an_outcome_that_says_where_it_came_from_and_why(place: Place, calls: Calls) -> None:
@@ -120,7 +124,7 @@ async def test_an_engine_that_stays_busy_fails_the_call_with_its_last_words(plac
 
 
 async def test_an_answer_that_takes_too_long_is_closed_at_the_engine_and_counts_as_an_attempt(place: Place) -> None:
-    outcome = await calls_of(place, timeout_s=0.01).run(CHAT, REQUEST, usable)
+    outcome = await calls_of(place, timeout_s=0.01).run(CHAT, CALL_IDS(), REQUEST, usable)
     asked = place.engines[OLLAMA][0].asked
     assert [request.closed for request in asked] == [True] * attempts.MAX_ATTEMPTS
     assert (outcome.status, outcome.attempts) == (Status.FAILED, attempts.MAX_ATTEMPTS)
@@ -206,7 +210,7 @@ async def test_a_better_answer_is_taken(place: Place, calls: Calls) -> None:
 
 async def test_a_seed_that_nobody_chose_is_not_invented(place: Place, calls: Calls) -> None:
     request = CompletionRequest(messages=REQUEST.messages, sampling=Sampling(temperature=0.9))
-    task = await begun(calls.run(EXTRACTION, request, judged_by("good"), may_reask=True))
+    task = await begun(calls.run(EXTRACTION, CALL_IDS(), request, judged_by("good"), may_reask=True))
     for text in ("bad", "good"):
         (await place.asked(OLLAMA)).answer(text)
     await task
@@ -234,7 +238,7 @@ async def test_a_call_that_is_cancelled_closes_its_request_and_gives_its_slot_ba
 async def test_a_call_that_can_run_nowhere_fails_with_the_reason() -> None:
     async with Place(mode=Mode.VLLM, replicas={VLLM: 0}).open() as place:
         with pytest.raises(ConfigurationError, match="AEGIS_VLLM_MODEL"):
-            await calls_of(place).run(CHAT, REQUEST, usable)
+            await calls_of(place).run(CHAT, CALL_IDS(), REQUEST, usable)
 
 
 async def test_a_call_that_waits_when_the_worker_stops_goes_back(place: Place, calls: Calls) -> None:
@@ -248,7 +252,7 @@ async def test_a_call_that_waits_when_the_worker_stops_goes_back(place: Place, c
 
 async def run_within(calls: Calls, deadline_s: float) -> CallOutcome:
     async with calls.within(deadline_s, CHAT):
-        return await calls.run(CHAT, REQUEST, usable)
+        return await calls.run(CHAT, CALL_IDS(), REQUEST, usable)
 
 
 async def test_a_deadline_names_the_engine_that_the_call_waited_for(place: Place, calls: Calls) -> None:
@@ -347,3 +351,42 @@ async def test_a_finished_call_leaves_one_line_without_what_anybody_wrote(place:
     assert PLANTED not in repr(logs)
     assert {"task_type", "status", "engine", "mode", "reason", "attempts", "ms"} <= set(logs[0])
     assert (logs[0]["status"], logs[0]["attempts"], logs[1]["problem"]) == ("invalid", 3, "item-fatal")
+
+
+async def test_a_call_in_flight_at_three_crashes_is_set_aside_and_was_the_only_suspect_at_the_last(place: Place) -> None:
+    suspects = SuspectsHere()
+    call_id = CALL_IDS()
+    task = await begun(calls_of(place, suspects=suspects).run(CHAT, call_id, REQUEST, usable))
+    for number in range(attempts.MAX_CRASHES):
+        assert suspects.seen == ([(call_id.task_id, 0)] if number == attempts.MAX_CRASHES - 1 else [])
+        while not place.engines[OLLAMA][0].open:  # noqa: ASYNC110 - the pause before the next attempt
+            await asyncio.sleep(0.01)
+        place.engines[OLLAMA][0].open[0].fail(EngineLost("Ollama: connection lost"))
+        await settled()
+    outcome = await task
+    assert outcome.problem is not None
+    assert outcome.problem.error_class == "poison"
+    assert outcome.problem.message == "in flight at 3 crashes of engines, and set aside; last: Ollama: connection lost"
+    assert outcome.attempts == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "opens"),
+    [
+        (EngineLost("connection lost"), True),
+        (EngineUnreachable("refused"), True),
+        (EngineBusy("HTTP 503", status=503), True),
+        (EngineBusy("no answer in time"), True),
+        (EngineBusy("HTTP 429", status=429), False),
+        (RequestRefused("HTTP 400"), False),
+    ],
+)
+async def test_what_counts_against_a_replica(place: Place, calls: Calls, error: EngineError, opens: bool) -> None:  # noqa: FBT001
+    tasks = [await asking(calls) for _ in range(2)]
+    (engine,) = place.engines[OLLAMA]
+    for asked in list(engine.open):
+        asked.fail(error)
+    await settled()
+    assert (len(place.slots.breakers[engine.url].failed) == 2) is opens
+    for task in tasks:
+        await ended(task)

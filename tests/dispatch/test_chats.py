@@ -8,10 +8,12 @@ import pytest
 from dispatch_place import Place
 from redis.exceptions import ConnectionError as RedisConnectionError
 from settling import begun, ended, settled
+from suspects_here import SuspectsHere
 
 from aegis_workers.completion import Finish, Message, Sampling
 from aegis_workers.dispatch import attempts, chats
 from aegis_workers.dispatch.calls import Calls
+from aegis_workers.dispatch.delivery import Delivery
 from aegis_workers.dispatch.inputs import Conversation
 from aegis_workers.engines.base import EngineClient, Readiness
 from aegis_workers.errors import (
@@ -32,6 +34,7 @@ pytestmark = pytest.mark.anyio
 
 VLLM, OLLAMA = Engine.VLLM, Engine.OLLAMA
 CHAT = TaskType.CHAT
+DELIVERY = Delivery(task_id="a chat")
 
 
 @dataclass
@@ -92,7 +95,7 @@ def calls_of(place: Place, timeout_s: float = 60.0) -> Calls:
     async def report(client: EngineClient, error: EngineLost) -> None:
         del client, error
 
-    return Calls(place.admission, timeout_s=timeout_s, report_lost=report)
+    return Calls(place.admission, SuspectsHere(), timeout_s=timeout_s, report_lost=report)
 
 
 def conversation(deadline_s: float = 60.0) -> Conversation:
@@ -102,7 +105,7 @@ def conversation(deadline_s: float = 60.0) -> Conversation:
 async def streaming(
     place: Place, writer: FakeWriter, *, timeout_s: float = 60.0, deadline_s: float = 60.0
 ) -> asyncio.Task[dict[str, Any]]:
-    work = chats.stream(calls_of(place, timeout_s), CHAT, conversation(deadline_s), writer)  # type: ignore[arg-type] # a double
+    work = chats.stream(calls_of(place, timeout_s), conversation(deadline_s), DELIVERY, writer)  # type: ignore[arg-type] # a double
     return await begun(work)
 
 
@@ -116,7 +119,7 @@ async def written(writer: FakeWriter, text: str) -> None:
 
 class TestWhole:
     async def test_an_answer_is_a_plain_dict_that_says_where_it_came_from(self, place: Place) -> None:
-        task = await begun(chats.answer(calls_of(place), CHAT, conversation()))
+        task = await begun(chats.answer(calls_of(place), CHAT, conversation(), DELIVERY))
         (await place.asked(OLLAMA)).answer("hello")
         assert await task == {
             "status": "ok",
@@ -142,20 +145,20 @@ class TestWhole:
     async def test_an_answer_that_is_cut_or_blank_is_no_success(
         self, place: Place, text: str, finish: Finish, status: str
     ) -> None:
-        task = await begun(chats.answer(calls_of(place), CHAT, conversation()))
+        task = await begun(chats.answer(calls_of(place), CHAT, conversation(), DELIVERY))
         (await place.asked(OLLAMA)).answer(text, finish=finish)
         assert (await task)["status"] == status
         assert len(place.engines[OLLAMA][0].asked) == 1
 
     async def test_a_call_without_an_answer_fails_with_the_reason(self, place: Place) -> None:
-        task = await begun(chats.answer(calls_of(place), CHAT, conversation()))
+        task = await begun(chats.answer(calls_of(place), CHAT, conversation(), DELIVERY))
         (await place.asked(OLLAMA)).fail(RequestRefused("Ollama refused the request", words="too long"))
         with pytest.raises(CallFailed, match=r"^Ollama refused the request: too long$"):
             await task
 
     async def test_time_that_is_up_closes_the_request(self, place: Place) -> None:
         with pytest.raises(DeadlineExceeded):
-            await chats.answer(calls_of(place), CHAT, conversation(0.2))
+            await chats.answer(calls_of(place), CHAT, conversation(0.2), DELIVERY)
         assert place.engines[OLLAMA][0].asked[0].closed
 
 

@@ -51,6 +51,14 @@ class TestConversation:
         assert conversation.sampling == Sampling(max_tokens=5, temperature=0.5, top_p=0.9, seed=-3)
         assert conversation.deadline_s == 7
 
+    def test_all_its_texts_together_are_no_larger_than_a_text_may_be(self) -> None:
+        small = Settings(_env_file=None, max_text_bytes=1000)
+        fits = [{"role": "system", "content": "é" * 300}, {"role": "user", "content": "x" * 400}]
+        assert len(inputs.conversation(fits, None, small).messages) == 2
+        said = refusal(inputs.conversation, [*fits, {"role": "assistant", "content": "y"}], None, small)
+        assert "1,001 bytes, more than the 1,000 of AEGIS_MAX_TEXT_BYTES" in said
+        assert "AEGIS_MAX_TEXT_BYTES" in refusal(inputs.generation, PLANTED * 200, None, small)
+
     @pytest.mark.parametrize("messages", [None, [], (), PLANTED, {"role": PLANTED}, 7, {PLANTED}])
     def test_what_is_no_list_of_messages_is_refused_with_the_form(self, messages: Any) -> None:
         message = refusal(inputs.conversation, messages, None, SETTINGS)

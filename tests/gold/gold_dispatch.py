@@ -12,14 +12,19 @@ import gold_scoring
 from gold_documents import Gold
 from gold_engine import ScriptedEngine
 from gold_runs import ANSWERED, DEFAULT, Cut, Finding, count_astray, due_status
+from kept_answers import KeptAnswers
+from slot_model import LocalLedger, SlotModel
 from structlog.testing import capture_logs
+from suspects_here import SuspectsHere
 
 from aegis_workers.completion import Completion, CompletionRequest, Message
 from aegis_workers.dispatch import calls, inputs
 from aegis_workers.dispatch.admission import Admission
 from aegis_workers.dispatch.attempts import MAX_REASKS
 from aegis_workers.dispatch.calls import Calls
+from aegis_workers.dispatch.delivery import Delivery
 from aegis_workers.dispatch.documents import Documents
+from aegis_workers.dispatch.fleet import Fleet, Limits
 from aegis_workers.dispatch.inputs import ExtractionPlan
 from aegis_workers.engines.base import EngineClient, Probe, Readiness
 from aegis_workers.errors import EngineLost
@@ -110,8 +115,8 @@ def _due_of(engine: ScriptedEngine, messages: Sequence[Message]) -> Due:
 async def _extract(gold: Gold, engine: ScriptedEngine, plan: ExtractionPlan, settings: Settings) -> dict[str, Any]:
     client = ScriptedClient(scripted=engine, rng=random.Random(gold.text))  # noqa: S311 - a seeded order, no secret
     async with _admitting(client) as admission:
-        documents = Documents(Calls(admission, timeout_s=_DEADLINE_S, report_lost=_ignore), settings)
-        return await documents.extract(gold.text, plan, _DEADLINE_S)
+        calls = Calls(admission, SuspectsHere(), timeout_s=_DEADLINE_S, report_lost=_ignore)
+        return await Documents(calls, settings, KeptAnswers()).extract(gold.text, plan, _DEADLINE_S, Delivery(task_id=gold.text))
 
 
 @asynccontextmanager
@@ -120,9 +125,11 @@ async def _admitting(client: EngineClient) -> AsyncIterator[Admission]:
     ready = ReplicaStatus(url=client.url, state=Readiness.READY)
     up = EngineStatus(state=Readiness.READY, reason="", replicas=(ready,))
     clients: dict[Engine, Sequence[EngineClient]] = {Engine.VLLM: (client,), Engine.OLLAMA: ()}
-    mode = _known(ModeReading(mode=Mode.VLLM))
+    mode = _known(ModeReading(mode=Mode.VLLM, raw=Mode.VLLM.value))
     statuses: Cached[Statuses] = _known({Engine.VLLM: up, Engine.OLLAMA: UNKNOWN})
-    admission = Admission(clients, dict.fromkeys(Engine, _IN_FLIGHT), Policy.DEGRADE, mode, statuses)
+    limits = dict.fromkeys(Engine, Limits(limit=_IN_FLIGHT))
+    fleet = Fleet(clients=clients, limits=limits, policy=Policy.DEGRADE)
+    admission = Admission(fleet, mode, statuses, LocalLedger(SlotModel(mode=Mode.VLLM.value)))
     async with asyncio.TaskGroup() as group:
         pump = group.create_task(admission.run())
         try:

@@ -13,11 +13,11 @@ import readme
 
 import aegis_workers
 from aegis_workers import errors, routing, tasks
-from aegis_workers.celery import QUEUES
+from aegis_workers.celery import QUEUES, configuration
 from aegis_workers.cli import main
 from aegis_workers.dispatch.attempts import MAX_ATTEMPTS, MAX_REASKS
 from aegis_workers.dispatch.inputs import MAX_BATCH_ITEMS, MAX_DEADLINE_S, ExtractionOptions
-from aegis_workers.errors import AegisError, EngineError, ErrorClass, WorkerStopping
+from aegis_workers.errors import AegisError, CallRevoked, EngineError, ErrorClass, PutBack
 from aegis_workers.outcome import Status
 from aegis_workers.routing import Engine, EngineView, Mode, Policy, Refuse, Run, TaskType, Wait
 from aegis_workers.settings import PROFILE_MODES, Settings
@@ -110,7 +110,7 @@ def test_every_status_and_every_error_class_is_in_its_table() -> None:
 def test_every_exception_that_a_caller_can_meet_is_in_its_table() -> None:
     said = [readme.words(cell)[0] for cell, _, _ in readme.table("exception", "from", "what to do")]
     defined = {kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, AegisError)}
-    inside = {kind for kind in defined if issubclass(kind, EngineError)} | {AegisError, WorkerStopping}
+    inside = {kind for kind in defined if issubclass(kind, EngineError | PutBack)} | {AegisError, CallRevoked}
     assert sorted(said) == sorted(kind.__name__ for kind in defined - inside)
 
 

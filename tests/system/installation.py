@@ -63,11 +63,14 @@ class Installation:
         """Returns when `engines` are ready in the eyes of the workers."""
         eventually(lambda: all(self.redis.hget(keys.engine(engine), "state") == "ready" for engine in engines))
 
-    def send(self, name: str, *, headers: Mapping[str, Any] | None = None, **arguments: Any) -> AsyncResult:
+    def send(
+        self, name: str, *, headers: Mapping[str, Any] | None = None, task_id: str | None = None, **arguments: Any
+    ) -> AsyncResult:
         """Enqueue a task by its name, as a producer without this package does."""
         queue = {"aegis.extract": "extraction", "aegis.extract_batch": "extraction"}.get(name, "chat")
         queue = "control" if name.endswith("_mode") else queue
-        return self.producer.send_task(name, kwargs={**arguments, "version": 1}, queue=queue, headers=headers)
+        kwargs = {**arguments, "version": 1}
+        return self.producer.send_task(name, kwargs=kwargs, queue=queue, headers=headers, task_id=task_id)
 
     def chat(self, text: str = "Hello there.", **arguments: Any) -> AsyncResult:
         """Enqueue a chat."""

@@ -1,12 +1,19 @@
 """A worker that is told to stop in the middle of its calls."""
 
 import signal
+import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from signal import SIGINT, SIGQUIT, SIGTERM
 
 import pytest
-from installation import eventually, installed
+from installation import Installation, eventually, installed
 
+from aegis_workers.local.process import Process
 from aegis_workers.routing import Engine
+from aegis_workers.state import keys
+
+LONG_GRACE_S = 100.0
 
 
 def test_calls_that_end_within_the_grace_are_finished(tmp_path: Path) -> None:
@@ -27,9 +34,9 @@ def test_calls_that_end_within_the_grace_are_finished(tmp_path: Path) -> None:
 def test_calls_that_outlast_the_grace_are_closed_and_done_by_the_next_worker(tmp_path: Path, queue: str) -> None:
     with installed(tmp_path, queue, ollama=("--slots", "4"), llm_engine_mode="ollama", shutdown_grace_s=1) as place:
         place.behave(Engine.OLLAMA, hang=True)
-        # Four are in flight, four wait for a slot.
+        # As many are in flight as may be, the rest waits for a slot: one of four is kept for chats.
         results = [place.chat() if queue == "chat" else place.send("aegis.extract", text=f"Text {n}.") for n in range(8)]
-        eventually(lambda: place.in_flight(Engine.OLLAMA) == 4)
+        eventually(lambda: place.in_flight(Engine.OLLAMA) == (4 if queue == "chat" else 3))
         (worker,) = place.workers
 
         worker.popen.send_signal(signal.SIGTERM)
@@ -41,6 +48,66 @@ def test_calls_that_outlast_the_grace_are_closed_and_done_by_the_next_worker(tmp
         place.behave(Engine.OLLAMA)
         place.start_workers(queue)
         assert {result.get(timeout=20)["status"] for result in results} <= {"ok", "empty"}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """An installation to which each test brings its workers, and in which no call ends by itself."""
+    folder = tmp_path_factory.mktemp("signals")
+    with installed(folder, ollama_limit=6, llm_engine_mode="ollama", vllm_model=None, shutdown_grace_s=LONG_GRACE_S) as place:
+        place.behave(Engine.OLLAMA, hang=True)
+        yield place
+        assert "Traceback" not in place.worker_logs()
+
+
+# Celery ends with 1 after a first Ctrl-C, and with 0 after a cold shutdown: after two of them it depends on which it sees first.
+@pytest.mark.parametrize(
+    ("signals", "queues", "codes"),
+    [
+        ((SIGTERM, SIGTERM), ("extraction", "chat"), {0}),
+        ((SIGINT, SIGINT), ("chat",), {0, 1}),
+        ((SIGTERM, SIGQUIT), ("chat",), {0}),
+        ((SIGQUIT,), ("chat",), {0}),
+    ],
+    ids=["SIGTERM twice", "Ctrl-C twice", "SIGTERM, SIGQUIT", "SIGQUIT"],
+)
+def test_a_second_signal_puts_back_at_once_what_an_engine_has(
+    shared: Installation, signals: Sequence[signal.Signals], queues: Sequence[str], codes: set[int]
+) -> None:
+    workers = shared.start_workers(*queues)
+    aborted = shared.stats(Engine.OLLAMA)["aborted"]
+    calls = sum(enqueue_each_kind(shared, queue) for queue in queues)
+    eventually(lambda: shared.in_flight(Engine.OLLAMA) == calls)
+
+    for number, sent in enumerate(signals):
+        eventually(lambda: number == 0 or all(map(was_told, workers)))  # noqa: B023 - called at once
+        for worker in workers:
+            assert worker.is_alive()
+            worker.popen.send_signal(sent)
+
+    assert {worker.popen.wait(10) for worker in workers} <= codes
+    assert eventually(lambda: shared.in_flight(Engine.OLLAMA) == 0)
+    assert shared.stats(Engine.OLLAMA)["aborted"] - aborted == calls
+    assert list(shared.redis.scan_iter("aegis:worker:*")) == []
+    assert {shared.redis.llen(queue) for queue in queues} == {2}
+    shared.redis.delete(*queues)
+
+
+def enqueue_each_kind(place: Installation, queue: str) -> int:
+    """An extraction and a batch, or a chat and a streamed one that somebody reads; returns the calls that they are."""
+    if queue == "extraction":
+        place.send("aegis.extract", text="A text.")
+        place.send("aegis.extract_batch", items=[{"custom_id": name, "text": f"Text {name}."} for name in "ab"])
+        return 3
+    streamed = str(uuid.uuid4())
+    place.redis.set(keys.stream_reader(streamed), "1", ex=60)
+    place.chat()
+    place.chat(task_id=streamed, stream=True)
+    return 2
+
+
+def was_told(worker: Process) -> bool:
+    return "shutdown (MainProcess)" in worker.log.read_text()
 
 
 def test_a_stopped_worker_is_no_longer_listed(tmp_path: Path) -> None:

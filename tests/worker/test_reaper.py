@@ -16,7 +16,7 @@ from aegis_workers.state import connection, held, keys, liveness
 from aegis_workers.state.held import Holder
 from aegis_workers.worker import witness
 from aegis_workers.worker.holdings import Holdings
-from aegis_workers.worker.reaper import Reaper
+from aegis_workers.worker.reaper import Duties, Reaper
 
 pytestmark = pytest.mark.anyio
 
@@ -44,7 +44,8 @@ class Place:
         self.holdings = Holdings(self.sync, Holder(worker_id=worker_id, queue="chat"))
         self.deaths: list[str] = []
         self.declared_dead = asyncio.Event()
-        self.reaper = Reaper(self.client, self.holdings, declared_dead=self.declared_dead.set, on_death=self._note_death)
+        duties = Duties(declared_dead=self.declared_dead.set, on_death=self._note_death)
+        self.reaper = Reaper(self.client, self.holdings, duties)
 
     async def _note_death(self, worker_id: str) -> None:
         self.deaths.append(worker_id)

@@ -1,0 +1,102 @@
+"""Calls that wait for their task boundary, in order."""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from aegis_workers.dispatch.delivery import CallId
+from aegis_workers.dispatch.running import Running
+from aegis_workers.engines.base import EngineClient
+from aegis_workers.errors import AegisError
+from aegis_workers.routing import Engine, Lane, Mode, TaskType, lane
+from aegis_workers.state.slots import Ended, Want
+
+
+@dataclass(kw_only=True)
+class Admitted:
+    """The right to have one call in flight at `client`, and why there. `ended` is for its holder to say before the end."""
+
+    client: EngineClient
+    mode: Mode
+    reason: str
+    lane: Lane
+    call_id: str
+    ended: Ended = Ended.OTHER
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that the call is pinned to."""
+        return self.client.engine
+
+
+@dataclass(eq=False, kw_only=True)
+class Waiter:
+    """One call that waits. `since` is monotonic; `asked_in_vain`: it was asked for, and Redis's answer was lost."""
+
+    task_type: TaskType
+    call: CallId
+    task: Running
+    since: float
+    admitted: asyncio.Future[Admitted]
+    asked_in_vain: bool = False
+
+    @property
+    def lane(self) -> Lane:
+        """The line that it waits in."""
+        return lane(self.task_type)
+
+    def want(self) -> Want:
+        """What it asks of Redis."""
+        again = self.call.again or self.asked_in_vain
+        begun = self.task.has_begun
+        return Want(call_id=str(self.call), task_id=self.call.task_id, lane=self.lane, again=again, begun=begun)
+
+    def fail(self, error: AegisError) -> None:
+        """End its waiting, unless it is gone of itself."""
+        if not self.admitted.done():
+            self.admitted.set_exception(error)
+
+
+@dataclass
+class Line:
+    """Who waits in one lane, what the first of them waits for, and how long nobody need look again unless something changes.
+
+    `is_full`: the engine had no slot for all that were asked for.
+    """
+
+    waiters: deque[Waiter] = field(default_factory=deque)
+    reason: str = "its turn"
+    look_again_s: float = 0.0
+    waits_for_engine: bool = False
+    is_full: bool = False
+
+    def waits(self, reason: str, look_again_s: float, *, for_engine: bool = False) -> None:
+        """Note what the line waits for."""
+        self.reason, self.look_again_s, self.waits_for_engine, self.is_full = reason, look_again_s, for_engine, False
+
+    def head(self, count: int | None = None) -> Iterator[Waiter]:
+        """Those who wait, the first first; all, or `count` of them."""
+        return islice((waiter for waiter in self.waiters if not waiter.admitted.done()), count)
+
+    def is_empty(self) -> bool:
+        """Whether nobody waits."""
+        return next(self.head(1), None) is None
+
+    def drop_ended(self) -> None:
+        """Forget those at the head who wait no more."""
+        while self.waiters and self.waiters[0].admitted.done():
+            self.waiters.popleft()
+
+    def fail_all(self, error: AegisError) -> None:
+        """End the waiting of everybody."""
+        while self.waiters:
+            self.waiters.popleft().fail(error)
+
+    def fail_older(self, than: float, error: AegisError) -> None:
+        """End the waiting of those who came before `than`, which is monotonic."""
+        self.drop_ended()
+        while self.waiters and self.waiters[0].since < than:
+            self.waiters.popleft().fail(error)
+            self.drop_ended()
