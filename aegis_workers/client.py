@@ -4,10 +4,13 @@ import threading
 import time
 import uuid
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from aegis_workers import settings as settings_module
+from aegis_workers.dispatch import inputs
 from aegis_workers.errors import CallCancelled, CallFailed, DeadlineExceeded, StreamInterrupted
 from aegis_workers.outcome import Status
 from aegis_workers.routing import Mode
@@ -28,13 +31,14 @@ def chat_stream(
     """The answer to a conversation as it is generated, while the call runs in a worker.
 
     Closing the generator, or the death of this process, closes the call at the engine; with a `task_id` of its own choice
-    another process can do so too, by `app.control.terminate(task_id)`. Raises `InvalidInput` for bad input, `CallFailed` where
-    no engine answered, `CallCancelled` when the task was revoked, `DeadlineExceeded` when time is up and `StreamInterrupted`
-    when the answer broke off: the text so far is then all there is.
+    another process can do so too, by `app.control.terminate(task_id)`. Raises `InvalidInput` for bad input, `RedisUnavailable`
+    where Redis does not answer, `RedisFull` where it takes nothing in, `CallFailed` where no engine answered, `CallCancelled`
+    when the task was revoked, `DeadlineExceeded` when time is up and `StreamInterrupted` when the answer broke off: the text so
+    far is then all there is.
     """
     settings = settings_module.load()
     task_id = task_id or str(uuid.uuid4())
-    deadline_s = (options or {}).get("deadline_s") or settings.chat_deadline_s
+    deadline_s = inputs.conversation(messages, options, settings).deadline_s
     with connection.explained(settings), connection.open_sync(settings) as client:
         reader = Reader(client, task_id)
         with _present(reader):
@@ -81,7 +85,8 @@ def _present(reader: Reader) -> Iterator[None]:
 
     def say() -> None:
         while not left.wait(READER_TTL_S / 3):
-            reader.present()
+            with suppress(RedisError):  # the next time may be soon enough, and the reading itself meets it as well
+                reader.present()
 
     reader.present()
     thread = threading.Thread(target=say, name="aegis-stream-reader", daemon=True)

@@ -58,7 +58,11 @@ class WaitedTooLong(PutBack):
 
 
 class RedisUnavailable(AegisError):
-    """Redis does not answer; the message names its address and what to check."""
+    """Redis does not answer, or refused a command; the message names its address and what to check."""
+
+
+class RedisFull(RedisUnavailable):
+    """Redis answers and takes nothing in: all of its memory is used, and nothing was enqueued or changed."""
 
 
 class CallFailed(AegisError):

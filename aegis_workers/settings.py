@@ -88,9 +88,15 @@ def _is_duration(value: str) -> str:
     return value
 
 
+def _absolute(value: Path) -> Path:
+    """The same folder for a child that runs elsewhere."""
+    return value.expanduser().absolute()
+
+
 BaseUrls = Annotated[tuple[Annotated[str, AfterValidator(_is_base_url)], ...], NoDecode, BeforeValidator(_split)]
 RedisUrl = Annotated[str, AfterValidator(_is_redis_url)]
 Duration = Annotated[str, AfterValidator(_is_duration)]
+Folder = Annotated[Path, AfterValidator(_absolute)]
 Word = BeforeValidator(_lowered)
 Stripped = BeforeValidator(_stripped)
 
@@ -139,6 +145,8 @@ class Settings(BaseSettings):
 
     requeue_after_s: float = Field(60.0, gt=0, alias="AEGIS_REQUEUE_AFTER_S")
     worker_threads: int | None = Field(None, ge=1, alias="AEGIS_WORKER_THREADS")
+    watchdog_s: float = Field(60.0, ge=1, alias="AEGIS_WATCHDOG_S")
+    health_dir: Folder | None = Field(None, alias="AEGIS_HEALTH_DIR")
 
     chunk_tokens: int = Field(1500, ge=50, alias="AEGIS_CHUNK_TOKENS")
     chunk_overlap_tokens: int = Field(100, ge=0, alias="AEGIS_CHUNK_OVERLAP_TOKENS")

@@ -133,11 +133,11 @@ class SetEngineMode(Door):
     name = "aegis.set_engine_mode"
 
     def check(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        return {**arguments, "mode": modes.parse(str(arguments["mode"])).value}
+        return {**arguments, "mode": modes.parse(arguments["mode"]).value}
 
     def run(self, mode: str, version: int = VERSION) -> dict[str, Any]:
         inputs.check_version(version)
-        chosen = modes.parse(str(mode))
+        chosen = modes.parse(mode)
         with connection.explained(self.settings), connection.open_sync(self.settings) as client:
             self.unless_revoked(client)
             previous = modes.write(client, chosen)

@@ -26,6 +26,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if needs_engine and not config.pluginmanager.has_plugin("vllm_fixtures") else None
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The lines of the README's table of storms, as this run found them."""
+    properties = [found for report in terminalreporter.stats.get("passed", ()) for found in report.user_properties]
+    if rows := [value for name, value in properties if name == "storm"]:
+        terminalreporter.section("what came of every storm")
+        for row in sorted(rows):
+            terminalreporter.write_line(row)
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -81,3 +90,11 @@ async def async_client(settings: Settings, anyio_backend: str) -> AsyncIterator[
     del anyio_backend
     async with connection.open_async(settings) as client:
         yield client
+
+
+@pytest.fixture
+def full(client: redis.Redis) -> Iterator[redis.Redis]:
+    """The Redis of `settings`, which takes nothing in until the test is over."""
+    client.config_set("maxmemory", 1)
+    yield client
+    client.config_set("maxmemory", 0)

@@ -15,6 +15,7 @@ _COMMANDS = {
     "mode": ("mode", "Read or switch the engine mode."),
     "engines": ("engines", "Show the mode, the engines and what waits for them."),
     "aside": ("aside", "List, or enqueue again, what was set aside because it kills what runs it."),
+    "health": ("health", "Say whether the workers of this host are well."),
     "chat": ("chat", "Ask one question and stream the answer."),
     "simulate": ("simulate", "Run a double of an engine that needs no GPU."),
     "doctor": ("doctor", "Show every setting with its origin, and what is missing."),

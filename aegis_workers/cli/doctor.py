@@ -1,39 +1,10 @@
 """`doctor`: every value in force with its origin, and what is missing."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from enum import StrEnum
-from typing import Any
+from dataclasses import asdict
 
-import anyio
 import click
 
-from aegis_workers import settings as settings_module
 from aegis_workers.cli.output import json_option, print_json, print_table
-from aegis_workers.engines.base import EngineClient, Probe, Readiness
-from aegis_workers.errors import RedisUnavailable
-from aegis_workers.routing import Engine
-from aegis_workers.settings import Settings
-from aegis_workers.state import connection
-
-OLDEST_REDIS = (6, 2)
-
-
-class Level(StrEnum):
-    """How much a finding matters: `missing` stops work, `warning` does not yet."""
-
-    OK = "ok"
-    WARNING = "warning"
-    MISSING = "missing"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing that was looked at."""
-
-    what: str
-    level: Level
-    detail: str
 
 
 @click.command()
@@ -44,9 +15,13 @@ def doctor(ctx: click.Context, *, as_json: bool) -> None:
 
     Exit status 1 if something is missing without which no work can be done.
     """
+    from aegis_workers import settings as settings_module
+    from aegis_workers.cli import checkup
+    from aegis_workers.state.server import Level
+
     settings = settings_module.load()
     shown = settings_module.explain(settings)
-    findings = [*_redis(settings), *_engines(settings)]
+    findings = checkup.findings(settings)
     if as_json:
         print_json({"settings": [asdict(setting) for setting in shown], "findings": [asdict(finding) for finding in findings]})
     else:
@@ -54,54 +29,3 @@ def doctor(ctx: click.Context, *, as_json: bool) -> None:
         click.echo()
         print_table(("CHECK", "RESULT", "FOUND"), [(finding.what, finding.level, finding.detail) for finding in findings])
     ctx.exit(1 if any(finding.level is Level.MISSING for finding in findings) else 0)
-
-
-def _redis(settings: Settings) -> Iterator[Finding]:
-    try:
-        with connection.explained(settings), connection.open_sync(settings) as client:
-            facts: Any = client.info()
-    except RedisUnavailable as error:
-        yield Finding(what="Redis", level=Level.MISSING, detail=str(error))
-        return
-    yield _version(str(facts["redis_version"]))
-    yield _eviction(str(facts.get("maxmemory_policy", "unknown")))
-    persistent = bool(facts.get("aof_enabled"))
-    lost = "on" if persistent else "off: queued tasks are lost when Redis restarts; set appendonly yes"
-    yield Finding(what="Redis persistence", level=Level.OK if persistent else Level.WARNING, detail=f"append-only file {lost}")
-
-
-def _version(version: str) -> Finding:
-    recent = tuple(int(part) for part in version.split(".")[:2]) >= OLDEST_REDIS
-    detail = version if recent else f"{version}: 6.2 or newer is needed"
-    return Finding(what="Redis version", level=Level.OK if recent else Level.MISSING, detail=detail)
-
-
-def _eviction(policy: str) -> Finding:
-    keeps = policy == "noeviction"
-    detail = policy if keeps else f"{policy}: a full Redis would drop queued tasks; set maxmemory-policy noeviction"
-    return Finding(what="Redis eviction", level=Level.OK if keeps else Level.MISSING, detail=detail)
-
-
-def _engines(settings: Settings) -> Iterator[Finding]:
-    found = anyio.run(_probe_all, settings)
-    for engine in Engine:
-        if settings.model(engine) is None:
-            setting = f"AEGIS_{engine.upper()}_MODEL"
-            yield Finding(what=engine.label, level=Level.WARNING, detail=f"not configured: set {setting} to use it")
-    for client, probe in found:
-        ready = probe.readiness is Readiness.READY
-        detail = f"{client.url} {probe.readiness}" + (f": {probe.reason}" if probe.reason else "")
-        yield Finding(what=client.engine.label, level=Level.OK if ready else Level.WARNING, detail=detail)
-    if not any(probe.readiness is Readiness.READY for _, probe in found):
-        yield Finding(what="Engines", level=Level.MISSING, detail="none is ready: calls would wait")
-
-
-async def _probe_all(settings: Settings) -> list[tuple[EngineClient, Probe]]:
-    from aegis_workers.engines import clients
-
-    replicas = [client for engine in clients.build(settings).values() for client in engine]
-    try:
-        return [(client, await client.probe()) for client in replicas]
-    finally:
-        for client in replicas:
-            await client.aclose()

@@ -2,11 +2,8 @@
 
 import click
 
-from aegis_workers import settings as settings_module
 from aegis_workers.cli.output import json_option, print_json
 from aegis_workers.routing import Mode
-from aegis_workers.state import connection
-from aegis_workers.state import mode as modes
 
 
 @click.group()
@@ -22,6 +19,10 @@ def mode() -> None:
 @json_option
 def get(*, as_json: bool) -> None:
     """Print the engine mode in force."""
+    from aegis_workers import settings as settings_module
+    from aegis_workers.state import connection
+    from aegis_workers.state import mode as modes
+
     settings = settings_module.load()
     with connection.explained(settings), connection.open_sync(settings) as client:
         reading = modes.read(client, settings.llm_engine_mode)
@@ -38,6 +39,10 @@ def get(*, as_json: bool) -> None:
 @json_option
 def set_mode(mode: Mode, *, as_json: bool) -> None:
     """Switch to MODE: vllm, ollama or auto."""
+    from aegis_workers import settings as settings_module
+    from aegis_workers.state import connection
+    from aegis_workers.state import mode as modes
+
     settings = settings_module.load()
     with connection.explained(settings), connection.open_sync(settings) as client:
         previous = modes.write(client, mode)

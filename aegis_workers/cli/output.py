@@ -7,9 +7,6 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 # Wider than any row: programs read lines, not pages.
 _UNBOUNDED = 10_000
@@ -27,6 +24,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, number
 
     `numbers` names the columns that are aligned to the right.
     """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left", no_wrap=column != columns[-1], overflow="fold")

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import click
 
-from aegis_workers import settings as settings_module
 from aegis_workers.routing import Engine
 
 
@@ -17,6 +16,7 @@ def up(ctx: click.Context, *, simulate: bool) -> None:
     Starts a Redis if none answers at AEGIS_REDIS_URL, a worker for each queue and Flower, and stops them all at Ctrl-C. If a
     part dies, the rest is stopped and its last words are shown (exit status 1).
     """
+    from aegis_workers import settings as settings_module
     from aegis_workers.local import up as local
 
     ctx.exit(local.up(settings_module.load(), simulate=simulate))
@@ -37,6 +37,7 @@ def demo(ctx: click.Context, files: tuple[Path, ...], engine: Engine | None, out
     Starts the whole system, shows what was found in each document, and stops everything. Without --engine both engines are
     simulators, which are not language models: they show how the system works, not how well a model reads.
     """
+    from aegis_workers import settings as settings_module
     from aegis_workers.local import demo as local
 
     ctx.exit(local.demo(settings_module.load(), files, engine, output))

@@ -15,6 +15,7 @@ _NOT_NOW = frozenset({429, 503})
 MAX_REASKS = 2
 
 _BUSY_FIRST_S, _BUSY_CAP_S = 0.5, 15.0
+_REFUSED_CAP_S = 5.0
 _LOST_FIRST_S, _LOST_CAP_S = 0.1, 5.0
 
 
@@ -62,9 +63,10 @@ def after_error(error: EngineError, tally: Tally, jitter: float) -> Again | Done
             return Again(delay_s=_backoff(_LOST_FIRST_S, _LOST_CAP_S, tally.losses, jitter), tally=lost)
         case ErrorClass.TRANSIENT:
             spent = replace(tally, attempts=tally.attempts + 1)
-            if spent.attempts >= (MAX_REFUSALS if error.status in _NOT_NOW else MAX_ATTEMPTS):
+            most, cap_s = (MAX_REFUSALS, _REFUSED_CAP_S) if error.status in _NOT_NOW else (MAX_ATTEMPTS, _BUSY_CAP_S)
+            if spent.attempts >= most:
                 return Done(tally=spent)
-            delay_s = _backoff(_BUSY_FIRST_S, _BUSY_CAP_S, tally.attempts, jitter)
+            delay_s = _backoff(_BUSY_FIRST_S, cap_s, tally.attempts, jitter)
             return Again(delay_s=max(delay_s, error.retry_after_s or 0.0), tally=spent)
         case ErrorClass.ITEM_FATAL | ErrorClass.CONTENT | ErrorClass.POISON:
             return Done(tally=replace(tally, attempts=tally.attempts + 1))

@@ -14,6 +14,7 @@ from aegis_workers.engines.failure import Failure
 from aegis_workers.errors import EngineBusy, EngineError, EngineLost, EngineWithdrew, RequestRefused
 from aegis_workers.routing import Engine
 
+_CHAT = "/api/chat"
 # What Ollama says when the process that runs the model died, or never came up.
 _DYING = ("llama-server process has terminated", "model runner has unexpectedly stopped", "runner process has terminated")
 # A schema that cannot be followed is answered with 500, as if the engine were ill.
@@ -47,7 +48,7 @@ class OllamaClient:
         """See `EngineClient`."""
         call = self._call(request)
         with self._guarded():
-            answer: ollama.ChatResponse = await self._client.chat(**call, stream=False)
+            answer = await self._chat(call)
         return self._completion(request, answer, text=answer.message.content or "", thoughts=answer.message.thinking or "")
 
     async def stream(self, request: CompletionRequest) -> AsyncGenerator[str | Completion, None]:
@@ -57,9 +58,7 @@ class OllamaClient:
         thoughts: list[str] = []
         last = ollama.ChatResponse(message=ollama.Message(role="assistant"))
         with self._guarded():
-            opened = await self._client.chat(**call, stream=True)
-            # A generator, whatever its annotation says: closing it closes the connection.
-            async with aclosing(cast("AsyncGenerator[ollama.ChatResponse, None]", opened)) as parts:
+            async with aclosing(await self._chat_stream(call)) as parts:
                 async for last in parts:
                     thoughts.append(last.message.thinking or "")
                     if piece := last.message.content:
@@ -90,11 +89,22 @@ class OllamaClient:
 
     async def _load(self, keep_alive: str | int) -> None:
         with self._guarded():
-            answer: ollama.ChatResponse = await self._client.chat(
-                self._model, messages=[], stream=False, options={"num_ctx": self._num_ctx}, keep_alive=keep_alive
+            answer = await self._chat(
+                {"model": self._model, "messages": [], "options": {"num_ctx": self._num_ctx}, "keep_alive": keep_alive}
             )
         if not answer.done:
             raise EngineWithdrew(f"{self._where} did not finish loading or unloading {self._model}")
+
+    # The official client's `chat` has no argument for `truncate`; `_request`, on which it rests, takes any body.
+    async def _chat(self, call: Mapping[str, Any]) -> ollama.ChatResponse:
+        body = {**call, "stream": False}
+        return await self._client._request(ollama.ChatResponse, "POST", _CHAT, json=body, stream=False)  # noqa: SLF001
+
+    async def _chat_stream(self, call: Mapping[str, Any]) -> AsyncGenerator[ollama.ChatResponse, None]:
+        body = {**call, "stream": True}
+        opened = await self._client._request(ollama.ChatResponse, "POST", _CHAT, json=body, stream=True)  # noqa: SLF001
+        # A generator, whatever its annotation says: closing it closes the connection.
+        return cast("AsyncGenerator[ollama.ChatResponse, None]", opened)
 
     def _call(self, request: CompletionRequest) -> dict[str, Any]:
         sampling = request.sampling
@@ -102,7 +112,7 @@ class OllamaClient:
         return {
             "model": self._model,
             "messages": turns.encode(request),
-            "format": request.schema,
+            **({} if request.schema is None else {"format": request.schema}),
             "options": {
                 "num_ctx": self._num_ctx,
                 "num_predict": sampling.max_tokens,
@@ -111,6 +121,8 @@ class OllamaClient:
             "keep_alive": self._keep_alive,
             # Absent, it means yes for a model that can; a model that cannot accepts a no.
             "think": False,
+            # Absent, it means yes: what does not fit is cut out, and the rest answered with success.
+            "truncate": False,
         }
 
     def _completion(self, request: CompletionRequest, last: ollama.ChatResponse, *, text: str, thoughts: str) -> Completion:

@@ -1,4 +1,4 @@
-"""Whether an engine silently cut a prompt. Ollama does: it answers 200 to the part that fitted."""
+"""Whether an engine silently cut a prompt. An Ollama that does not know `truncate: false` answers 200 to the part that fitted."""
 
 from collections.abc import Iterable
 

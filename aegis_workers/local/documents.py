@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aegis_workers.errors import InvalidInput
+from aegis_workers.extraction import inputs
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -48,9 +49,7 @@ def _text(file: Path, max_bytes: int) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidInput(f"not UTF-8 (byte {error.start}); convert it, for instance with iconv -f latin1 -t utf-8") from None
-    if not text.strip():
-        raise InvalidInput("empty")
-    return text
+    return inputs.check_text(text, max_bytes=max_bytes)
 
 
 def _bytes(file: Path, max_bytes: int) -> bytes:

@@ -12,11 +12,12 @@ from typing import Any
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
+from aegis_workers.errors import ConfigurationError
 from aegis_workers.local import children, process, redis_server
 from aegis_workers.local.process import Process, ProcessFailed
 from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
-from aegis_workers.state import connection, keys, scripts, workers
+from aegis_workers.state import connection, keys, scripts, server, workers
 
 SIMULATED_MODEL = "sim"
 # What a child needs to end once its calls have ended.
@@ -53,15 +54,16 @@ def running(settings: Settings, *, simulated: Collection[Engine] = (), with_flow
     """The system, ready for tasks; it ends with the block.
 
     `simulated` are the engines that simulators stand in for. Raises `ProcessFailed` where a child does not start,
-    `ConfigurationError` where there is no Redis, and `RedisUnavailable` where it goes away, in the block too.
+    `ConfigurationError` where there is no Redis that can be used, and `RedisUnavailable` where it goes away, in the block too.
     """
     with ExitStack() as stack:
         logs = stack.enter_context(_log_folder())
-        server = stack.enter_context(
-            redis_server.running(settings.redis_url, objection=lambda: _in_use(settings) if simulated else None)
+        found = stack.enter_context(
+            redis_server.running(settings.redis_url, objection=lambda: _objection(settings) if simulated else None)
         )
-        used = settings.model_copy(update={"redis_url": server.url})
+        used = settings.model_copy(update={"redis_url": found.url})
         stack.enter_context(connection.explained(used))
+        _refuse_unfit(used)
         if simulated:
             stack.enter_context(_mode_key_as_found(used))
         simulators = stack.enter_context(_group(STOP_GRACE_S))
@@ -70,8 +72,8 @@ def running(settings: Settings, *, simulated: Collection[Engine] = (), with_flow
         _work(used, logs, staff)
         watchers = stack.enter_context(_group(STOP_GRACE_S))
         flower = _watch(used, logs, watchers) if with_flower else None
-        processes = [*([server.process] if server.process else []), *simulators, *staff, *watchers]
-        yield System(settings=used, logs=logs, redis=server, simulated=simulated, processes=processes, flower=flower)
+        processes = [*([found.process] if found.process else []), *simulators, *staff, *watchers]
+        yield System(settings=used, logs=logs, redis=found, simulated=simulated, processes=processes, flower=flower)
 
 
 @contextmanager
@@ -145,10 +147,20 @@ def _mode_key_as_found(settings: Settings) -> Iterator[None]:
                     client.eval(scripts.DROP_LEASE, 1, keys.MODE, settings.llm_engine_mode.value)
 
 
-def _in_use(settings: Settings) -> str | None:
+def _refuse_unfit(settings: Settings) -> None:
+    """Its workers would end as soon as they start."""
+    with connection.open_sync(settings) as client:
+        reason = server.refusal(server.read(client), settings)
+    if reason is not None:
+        raise ConfigurationError(reason)
+
+
+def _objection(settings: Settings) -> str | None:
     """Why a simulated system must not use this Redis, in words: its simulators would answer the tasks of others."""
     try:
         with connection.open_sync(settings) as client:
+            if reason := server.unfit(server.read(client)):
+                return reason
             if workers.read_all(client):
                 return "other workers use it, whose tasks a simulator must not answer"
             if any(client.llen(queue) for queue in children.WORKERS):

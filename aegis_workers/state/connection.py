@@ -1,4 +1,4 @@
-"""Connections to Redis, and one plain sentence for a Redis that does not answer."""
+"""Connections to Redis, and one plain sentence for a Redis that cannot be used."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,11 +8,11 @@ import redis
 import redis.asyncio
 import redis.asyncio.retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-from aegis_workers.errors import RedisUnavailable
+from aegis_workers.errors import RedisFull, RedisUnavailable
 from aegis_workers.settings import Settings, without_password
 
 # A frozen Redis must not hold a call at the task boundary for longer than this.
@@ -26,6 +26,9 @@ RETRY_S = 2.0
 _RETRIES = 1
 _RETRIED = (redis.exceptions.ConnectionError,)
 
+# In every version of Redis and Valkey.
+_FULL = "command not allowed when used memory"
+
 _OPTIONS: dict[str, Any] = {
     "socket_timeout": SOCKET_TIMEOUT_S,
     "socket_connect_timeout": SOCKET_TIMEOUT_S,
@@ -37,27 +40,47 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def open_sync(settings: Settings) -> redis.Redis:
-    """A client for threads and command lines. It connects at its first command."""
-    return redis.Redis.from_url(settings.redis_url, retry=Retry(NoBackoff(), _RETRIES, _RETRIED), **_OPTIONS)
+def open_sync(settings: Settings, *, raw: bool = False) -> redis.Redis:
+    """A client for threads and command lines. It connects at its first command. `raw`: answers are bytes."""
+    options = _OPTIONS | {"decode_responses": not raw}
+    return redis.Redis.from_url(settings.redis_url, retry=Retry(NoBackoff(), _RETRIES, _RETRIED), **options)
 
 
-def open_async(settings: Settings) -> redis.asyncio.Redis:
-    """A client for the event loop. It connects at its first command."""
+def open_async(settings: Settings, *, raw: bool = False, timeout_s: float = SOCKET_TIMEOUT_S) -> redis.asyncio.Redis:
+    """A client for the event loop, likewise; `timeout_s` bounds each answer."""
     retry = redis.asyncio.retry.Retry(NoBackoff(), _RETRIES, _RETRIED)
-    return redis.asyncio.Redis.from_url(settings.redis_url, retry=retry, **_OPTIONS)
+    options = _OPTIONS | {"decode_responses": not raw, "socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    return redis.asyncio.Redis.from_url(settings.redis_url, retry=retry, **options)
 
 
 @contextmanager
 def explained(settings: Settings) -> Iterator[None]:
-    """Turns any failure to talk to Redis into `RedisUnavailable`, with the address and what to do."""
+    """Turns any failure to use Redis into `RedisUnavailable`, with the address and what to do."""
     try:
         yield
     except RedisError as error:
-        raise RedisUnavailable(unavailable(settings, error)) from None
+        raise failure(settings, error) from None
+
+
+def failure(settings: Settings, error: Exception) -> RedisUnavailable:
+    """What to raise for an error of redis-py, or of kombu in its place: `RedisFull` where that is the cause."""
+    if is_full(error):
+        return RedisFull(
+            f"Redis at {without_password(settings.redis_url)} is full, nothing was written: let workers empty its queues, "
+            "then try again, or raise its maxmemory"
+        )
+    return RedisUnavailable(unavailable(settings, error))
+
+
+def is_full(error: Exception) -> bool:
+    """Whether Redis refused a command because all of its memory is used."""
+    # A script passes it on as a general error, and kombu as one of its own.
+    return _FULL in str(error)
 
 
 def unavailable(settings: Settings, error: Exception) -> str:
-    """The sentence for a Redis that does not answer."""
-    said = str(error) or repr(error)
-    return f"Redis at {without_password(settings.redis_url)} does not answer ({said}): start it, or set AEGIS_REDIS_URL"
+    """The sentence for a Redis that does not answer, or does not do what it is told."""
+    where, said = f"Redis at {without_password(settings.redis_url)}", str(error) or repr(error)
+    if isinstance(error, ResponseError) or isinstance(error.__cause__, ResponseError):
+        return f"{where} refused a command ({said}): it needs a database of its own, free memory and the right to write"
+    return f"{where} does not answer ({said}): start it, or set AEGIS_REDIS_URL"

@@ -1,10 +1,12 @@
 """The engine mode: one Redis key that anybody may write, and each process's memory of it."""
 
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import redis
 import redis.asyncio
+from redis.exceptions import ResponseError
 
 from aegis_workers.errors import InvalidInput
 from aegis_workers.routing import Mode
@@ -13,6 +15,9 @@ from aegis_workers.state.cached import Cached
 
 # How long a mode is believed when no push says that it changed: the bound that the operator is promised.
 MAX_AGE_S = 30.0
+
+# The keys of every script about the mode.
+_KEYS: Final = (keys.MODE, keys.LAST_VALID_MODE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +29,18 @@ class ModeReading:
     raw: str | None = None
 
 
-def parse(word: str) -> Mode:
-    """The mode that `word` names, surrounding space and case aside. Raises `InvalidInput` for any other word."""
+def parse(word: object) -> Mode:
+    """The mode that `word` names, surrounding space and case aside. Raises `InvalidInput` for anything else."""
+    if not isinstance(word, str):
+        raise _unknown(f"({type(word).__name__})")
     try:
         return Mode(word.strip().lower())
     except ValueError:
-        raise InvalidInput(f"unknown engine mode {word.strip()[:40]!r}: choose {', '.join(Mode)}") from None
+        raise _unknown(repr(word.strip()[:40])) from None
+
+
+def _unknown(shown: str) -> InvalidInput:
+    return InvalidInput(f"unknown engine mode {shown}: choose {', '.join(Mode)}")
 
 
 def interpret(raw: str | None, *, default: Mode, last_valid: Mode) -> ModeReading:
@@ -44,13 +55,36 @@ def interpret(raw: str | None, *, default: Mode, last_valid: Mode) -> ModeReadin
 
 def read(client: redis.Redis, default: Mode) -> ModeReading:
     """The mode in force, asked of Redis now."""
-    raw: Any = client.get(keys.MODE)
-    return interpret(raw, default=default, last_valid=default)
+    reading, is_news = _understand(client.eval(scripts.READ_MODE, len(_KEYS), *_KEYS), default)
+    if is_news:
+        with suppress(ResponseError):  # a full Redis still says what the mode is
+            client.eval(scripts.REMEMBER_MODE, len(_KEYS), *_KEYS, str(reading.raw), reading.mode.value)
+    return reading
+
+
+async def _read(client: redis.asyncio.Redis, default: Mode) -> ModeReading:
+    """As `read`."""
+    reading, is_news = _understand(await client.eval(scripts.READ_MODE, len(_KEYS), *_KEYS), default)
+    if is_news:
+        with suppress(ResponseError):  # a full Redis still says what the mode is
+            await client.eval(scripts.REMEMBER_MODE, len(_KEYS), *_KEYS, str(reading.raw), reading.mode.value)
+    return reading
+
+
+def _understand(found: Any, default: Mode) -> tuple[ModeReading, bool]:
+    """What `READ_MODE` found, and whether it is a valid mode that is not remembered as the last one."""
+    raw, kind, last = found
+    last_valid = Mode(last) if last in set(Mode) else default
+    if kind is not None:
+        problem = f"{keys.MODE} holds a {kind} and no word: choose {', '.join(Mode)}; {last_valid} stays in force"
+        return ModeReading(mode=last_valid, problem=problem), False
+    reading = interpret(raw, default=default, last_valid=last_valid)
+    return reading, reading.problem is None and reading.mode != last
 
 
 def write(client: redis.Redis, mode: Mode) -> str | None:
     """Switch to `mode`; returns what the key held before."""
-    previous: Any = client.eval(scripts.SET_MODE, 1, keys.MODE, mode.value)
+    previous: Any = client.eval(scripts.SET_MODE, len(_KEYS), *_KEYS, mode.value)
     return None if previous is None else str(previous)
 
 
@@ -61,11 +95,4 @@ async def write_default(client: redis.asyncio.Redis, mode: Mode) -> bool:
 
 def cache(client: redis.asyncio.Redis, default: Mode) -> Cached[ModeReading]:
     """This process's memory of the mode. Until Redis has answered once, the configured default, marked stale."""
-
-    async def fetch() -> ModeReading:
-        last_valid = memory.last.value.mode
-        raw: Any = await client.get(keys.MODE)
-        return interpret(raw, default=default, last_valid=last_valid)
-
-    memory = Cached(fetch, ModeReading(mode=default), max_age_s=MAX_AGE_S)
-    return memory
+    return Cached(lambda: _read(client, default), ModeReading(mode=default), max_age_s=MAX_AGE_S)

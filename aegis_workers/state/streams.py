@@ -76,7 +76,9 @@ class Reader:
 
     def present(self) -> None:
         """Say that the stream is being read; holds for `READER_TTL_S` seconds."""
-        self._client.set(self._presence, "1", px=int(READER_TTL_S * 1000))
+        ttl_ms = int(READER_TTL_S * 1000)
+        if not self._client.pexpire(self._presence, ttl_ms):  # which a Redis that has filled up meanwhile does not refuse
+            self._client.set(self._presence, "1", px=ttl_ms)
 
     def leave(self) -> None:
         """Say that nobody reads any more: the worker closes the call."""

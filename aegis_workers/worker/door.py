@@ -17,9 +17,9 @@ from redis.exceptions import RedisError
 from aegis_workers import settings as settings_module
 from aegis_workers.dispatch import inputs
 from aegis_workers.dispatch.delivery import Delivery
-from aegis_workers.errors import AegisError, CallRevoked, InvalidInput, PutBack, RedisUnavailable, SetAside
+from aegis_workers.errors import AegisError, CallRevoked, InvalidInput, PutBack, SetAside
 from aegis_workers.settings import Settings
-from aegis_workers.state import aside, cancels, connection
+from aegis_workers.state import aside, cancels, connection, envelope
 from aegis_workers.state.aside import Entry
 from aegis_workers.worker import poison, runtime
 from aegis_workers.worker.poison import Work
@@ -54,7 +54,7 @@ class Door(QuietTask):
     ) -> AsyncResult:
         """Enqueue, after the check that the worker would make: bad input fails here and now, and nothing is sent.
 
-        Raises `InvalidInput`, and `RedisUnavailable` where Redis does not answer.
+        Raises `InvalidInput`, `RedisUnavailable` where Redis does not answer and `RedisFull` where it takes nothing in.
         """
         headers = {ENQUEUED_AT: time.time(), **(options.pop("headers", None) or {})}
         options |= {"task_id": task_id, "headers": headers}
@@ -72,7 +72,7 @@ class Door(QuietTask):
         except EncodeError:
             raise InvalidInput("the arguments hold something that JSON cannot carry: send plain values") from None
         except OperationalError as error:
-            raise RedisUnavailable(connection.unavailable(self.settings, error)) from None
+            raise connection.failure(self.settings, error) from None
 
     @cached_property
     def _redis(self) -> redis.Redis:
@@ -142,7 +142,8 @@ class Door(QuietTask):
         """The delivery at hand. A workflow of Celery's own runs this task inside another, whose message it then is."""
         request = current_task.request
         again = bool((request.delivery_info or {}).get("redelivered"))
-        return Delivery(task_id=str(request.id), again=again)
+        headers = request.headers if isinstance(request.headers, Mapping) else {}
+        return Delivery(task_id=str(request.id), again=again, deaths=len(envelope.deaths(headers)))
 
     @property
     def enqueued_at(self) -> float | None:

@@ -2,8 +2,7 @@
 
 import asyncio
 import os
-import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,7 @@ from aegis_workers.engines.base import EngineClient, Readiness
 from aegis_workers.errors import EngineLost, EngineUnreachable
 from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
-from aegis_workers.state import connection, engine_status, keys, mode, workers
+from aegis_workers.state import connection, engine_status, keys, liveness, mode, slots, workers
 from aegis_workers.state.answers import Answers
 from aegis_workers.state.cached import Cached
 from aegis_workers.state.engine_status import ReplicaStatus, Statuses
@@ -30,8 +29,11 @@ from aegis_workers.state.mode import ModeReading
 from aegis_workers.state.push import Push
 from aegis_workers.state.slots import Slots
 from aegis_workers.state.suspects import Suspects
-from aegis_workers.worker import identity
+from aegis_workers.worker import ending, greeting, holdings, identity, pulse, rebirth
+from aegis_workers.worker.bulletin import Bulletin
 from aegis_workers.worker.prober import Prober
+from aegis_workers.worker.reaper import Duties, Reaper
+from aegis_workers.worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
@@ -82,12 +84,18 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
             "revoked tasks": tasks.run(),
             "admission": admission.run(),
             "answers": answers.run(),
-            "default mode": _write_default_mode(client, settings),
+            "greeting": greeting.greet(client, settings),
             "prober": Prober(client, clients, settings, mode_memory, statuses).run(),
             "heartbeat": _Heartbeat(client, admission, calls, mode_memory, queue).run(),
+            **_guards(client, admission, settings),
         }
+        held = holdings.current()
+        if held is not None:
+            watching = connection.open_async(settings, raw=True, timeout_s=liveness.MAX_GAP_S)
+            stack.push_async_callback(watching.aclose)
+            background["reaper"] = Reaper(watching, held, _duties(client)).run()
         for name, work in background.items():
-            stack.push_async_callback(_ended, asyncio.create_task(_watched(name, work), name=name))
+            stack.push_async_callback(_ended, asyncio.create_task(_watched(name, work, settings), name=name))
         documents = Documents(calls, settings, answers)
         yield Services(
             settings=settings,
@@ -100,17 +108,42 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
         )
 
 
+def _duties(client: redis.asyncio.Redis) -> Duties:
+    """What a reaper does beside putting messages back."""
+
+    async def free_slots(worker_id: str) -> None:
+        if freed := await slots.forget(client, worker_id):
+            log.warning("slots.freed", count=freed, worker=worker_id, reason="their worker died")
+
+    async def end_leases() -> None:
+        await slots.expire(client)
+
+    return Duties(declared_dead=rebirth.begin, on_death=free_slots, while_watching=end_leases)
+
+
 def _limits(settings: Settings) -> dict[Engine, Limits]:
     return {engine: Limits(limit=settings.limit(engine), kept=settings.kept(engine)) for engine in Engine}
 
 
-async def _watched(name: str, work: Coroutine[Any, Any, None]) -> None:
+def _guards(client: redis.asyncio.Redis, admission: Admission, settings: Settings) -> Mapping[str, Coroutine[Any, Any, None]]:
+    """What watches over Celery's side of this process; nothing where it consumes nothing."""
+    celery = pulse.current()
+    if celery is None:
+        return {}
+    watchdog = Watchdog(client, celery, limit_s=settings.watchdog_s, grace_s=settings.shutdown_grace_s)
+    if settings.health_dir is None:
+        return {"watchdog": watchdog.run()}
+    bulletin = Bulletin(settings.health_dir, celery, watchdog, admission, limit_s=settings.watchdog_s)
+    return {"watchdog": watchdog.run(), "health": bulletin.run()}
+
+
+async def _watched(name: str, work: Coroutine[Any, Any, None], settings: Settings) -> None:
     """Stops the worker when a part of it dies: its supervisor starts a new one. Else it would look alive and do nothing."""
     try:
         await work
     except Exception:
         log.critical("worker.part_died", part=name, exc_info=True)
-        os.kill(os.getpid(), signal.SIGTERM)
+        ending.end(within_s=settings.shutdown_grace_s + ending.MARGIN_S)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
@@ -118,18 +151,6 @@ async def _ended(task: asyncio.Task[None]) -> None:
     while not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=0.1)
-
-
-async def _write_default_mode(client: redis.asyncio.Redis, settings: Settings) -> None:
-    while True:
-        try:
-            if await mode.write_default(client, settings.llm_engine_mode):
-                log.info("mode.defaulted", mode=settings.llm_engine_mode.value)
-        except (RedisError, OSError) as error:
-            log.warning("redis.unavailable", error=connection.unavailable(settings, error))
-            await asyncio.sleep(connection.RETRY_S)
-        else:
-            return
 
 
 @dataclass(frozen=True)

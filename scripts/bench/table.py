@@ -24,12 +24,13 @@ class Row:
     at_least: bool = False
 
 
-def show(redis_url: str, rows: Sequence[Row], *, as_json: bool) -> None:
-    """Print the figures, and on what they were measured."""
+def show(redis_url: str | None, rows: Sequence[Row], *, as_json: bool) -> None:
+    """Print the figures, and on what they were measured; a Redis belongs to it where `redis_url` is given."""
+    machine = ", ".join([_machine(), *([] if redis_url is None else [_redis(redis_url)]), f"load {os.getloadavg()[0]:.1f}"])
     if as_json:
-        print_json({"machine": _machine(redis_url), "figures": [vars(row) for row in rows]})
+        print_json({"machine": machine, "figures": [vars(row) for row in rows]})
         return
-    click.echo(_machine(redis_url))
+    click.echo(machine)
     print_table(("FIGURE", "MEDIAN", "MIN", "MAX", "TARGET", "MET"), [_shown(row) for row in rows])
 
 
@@ -42,11 +43,12 @@ def _shown(row: Row) -> tuple[str, ...]:
     return (*figures, f"{'≥' if row.at_least else '≤'} {row.target:g}", "yes" if met else "NO")
 
 
-def _machine(redis_url: str) -> str:
+def _machine() -> str:
     cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     model = cpuinfo.partition("model name")[2].partition(":")[2].partition("\n")[0].strip() or platform.machine()
-    with redis.Redis.from_url(redis_url) as client:
-        version = client.info("server")["redis_version"]
-    cores, load = os.cpu_count(), os.getloadavg()[0]
-    software = f"Linux {platform.release()}, Python {platform.python_version()}, Redis {version}"
-    return f"{cores} cores of {model}, {software}, load {load:.1f}"
+    return f"{os.cpu_count()} cores of {model}, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def _redis(url: str) -> str:
+    with redis.Redis.from_url(url) as client:
+        return f"Redis {client.info('server')['redis_version']}"

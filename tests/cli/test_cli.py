@@ -24,6 +24,8 @@ from aegis_workers.settings import Settings
 from aegis_workers.state import connection, engine_status, keys, workers
 from aegis_workers.state.engine_status import ReplicaStatus
 from aegis_workers.state.workers import WorkerReport
+from aegis_workers.worker import health
+from aegis_workers.worker.health import Health
 
 NOBODY = "redis://127.0.0.1:1/0"
 Run = Callable[..., Result]
@@ -89,16 +91,20 @@ def test_every_command_explains_itself_within_80_columns(run: Run, path: Sequenc
     assert max(map(len, told.output.splitlines())) <= 80
 
 
-def test_the_first_help_loads_nothing_that_takes_time() -> None:
-    script = """
+HEAVY = ("aiohttp", "anyio", "asyncio", "celery", "httpx", "kombu", "ollama", "pydantic", "redis", "rich", "structlog")
+
+
+@pytest.mark.parametrize("path", list(commands()), ids=lambda path: " ".join(path) or "aegis-workers")
+def test_no_help_loads_what_takes_time(path: Sequence[str]) -> None:
+    script = f"""
 import sys
 from aegis_workers.cli import main
 try:
-    main(["--help"])
+    main([*sys.argv[1:], "--help"])
 finally:
-    print([name for name in ("aiohttp", "celery", "httpx", "pydantic", "redis", "rich") if name in sys.modules])
+    print([name for name in {HEAVY} if name in sys.modules])
 """
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    told = subprocess.run([sys.executable, "-c", script, *path], capture_output=True, text=True, check=True)
     assert told.stdout.splitlines()[-1] == "[]"
 
 
@@ -107,14 +113,31 @@ def test_mode_get_prints_the_word_and_says_on_stderr_why_it_is_not_the_keys(here
     assert (absent.exit_code, absent.stdout) == (0, "ollama\n")
     assert "aegis:llm_engine_mode is not set" in absent.stderr
 
-    client.set(keys.MODE, "turbo")
-    unknown = here("mode", "get", "--json")
-    assert json.loads(unknown.stdout)["mode"] == "auto"
-    assert "unknown engine mode 'turbo'" in json.loads(unknown.stdout)["problem"]
-
     client.set(keys.MODE, " VLLM\n")
     known = here("mode", "get")
     assert (known.stdout, known.stderr) == ("vllm\n", "")
+
+    client.set(keys.MODE, "turbo")
+    for command in (("mode", "get", "--json"), ("engines", "--json")):
+        unknown = json.loads(here(*command).stdout)
+        assert unknown["mode"] == "vllm"
+        assert "unknown engine mode 'turbo'" in unknown["problem"]
+
+
+def test_a_mode_key_of_another_type_is_said_to_be_that(here: Run, client: redis.Redis) -> None:
+    client.rpush(keys.MODE, "vllm")
+    told = here("mode", "get")
+    assert (told.exit_code, told.stdout) == (0, "auto\n")
+    assert "aegis:llm_engine_mode holds a list" in told.stderr
+    assert here("engines").stdout.startswith("Mode: auto (aegis:llm_engine_mode holds a list")
+
+
+def test_a_redis_that_refuses_a_command_is_not_said_to_be_away(here: Run, client: redis.Redis) -> None:
+    client.set(keys.engine(Engine.VLLM), "no hash")
+    told = here("engines")
+    assert told.exit_code == 1
+    assert "refused a command (WRONGTYPE" in told.stderr
+    assert "does not answer" not in told.stderr
 
 
 def test_mode_set_writes_the_key_and_tells_what_it_was(here: Run, client: redis.Redis) -> None:
@@ -229,6 +252,55 @@ def test_doctor_warns_of_a_redis_that_would_drop_queued_tasks(here: Run, client:
     [finding] = [finding for finding in json.loads(told.stdout)["findings"] if finding["what"] == "Redis eviction"]
     assert finding["level"] == "missing"
     assert finding["detail"] == "allkeys-lru: a full Redis would drop queued tasks; set maxmemory-policy noeviction"
+
+
+def say(folder: Path, node: str, *, age_s: float = 0.0, **facts: Any) -> None:
+    well = {"live": True, "ready": True, "reason": None, "stopping": False, "queue": "chat", "worker_id": "w", "pid": 1}
+    health.write(folder, Health(node=node, at=time.time() - age_s, **{**well, **facts}))
+
+
+def test_health_without_a_folder_names_the_setting(run: Run) -> None:
+    told = run("health")
+    assert told.exit_code == 1
+    assert told.output == "Error: AEGIS_HEALTH_DIR is not set: set it to a folder, here and for the workers\n"
+
+
+def test_health_of_no_worker_at_all_is_a_failure(run: Run, tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        told = run("health", AEGIS_HEALTH_DIR=str(folder))
+        assert told.exit_code == 1
+        assert f"no worker has written to AEGIS_HEALTH_DIR={folder}" in told.output
+
+
+def test_health_is_that_of_every_worker_or_of_those_that_are_named(run: Run, tmp_path: Path) -> None:
+    say(tmp_path, "chat@host", in_flight={"ollama": 2}, waiting={"its turn": 1})
+    say(tmp_path, "extraction@host", ready=False, reason="Redis does not answer")
+    say(tmp_path, "control@host", age_s=60)
+    folder = {"AEGIS_HEALTH_DIR": str(tmp_path)}
+
+    told = run("health", **folder)
+    assert told.exit_code == 1
+    assert [line.split()[:2] for line in told.stdout.splitlines()[1:]] == [
+        ["chat@host", "ready"],
+        ["control@host", "dead"],
+        ["extraction@host", "alive"],
+    ]
+    assert "Redis does not answer\n" in told.stdout
+    assert "it has said nothing for 60 s: it was killed, or it hangs\n" in told.stdout
+    statuses = {name: run("health", name, **folder).exit_code for name in ("chat", "chat@host", "extraction", "control", "other")}
+    assert statuses == {"chat": 0, "chat@host": 0, "extraction": 1, "control": 1, "other": 1}
+    assert run("health", "chat", "extraction", "--live", **folder).exit_code == 0
+    assert "it has not started, or it has ended" in run("health", "other", **folder).stdout
+
+
+def test_health_as_json_has_what_the_table_has(run: Run, tmp_path: Path) -> None:
+    say(tmp_path, "chat@host", ready=False, reason="Redis does not answer", waiting={"its turn": 1})
+    told = run("health", "--json", "--live", "chat", "other", AEGIS_HEALTH_DIR=str(tmp_path))
+    assert told.exit_code == 1
+    chat, other = json.loads(told.stdout)
+    assert (chat["node"], chat["ok"], chat["live"], chat["ready"]) == ("chat@host", True, True, False)
+    assert (chat["reason"], chat["waiting"]) == ("Redis does not answer", {"its turn": 1})
+    assert (other["node"], other["ok"]) == ("other", False)
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,15 @@ def test_several_replicas_are_a_list_with_commas(monkeypatch: pytest.MonkeyPatch
         ("AEGIS_FALLBACK", "retry", "'degrade' or 'hold'"),
         ("AEGIS_LOG_FORMAT", "xml", "'auto', 'json' or 'console'"),
         ("AEGIS_VLLM_LIMIT", "0", "greater than or equal to 1"),
+        ("AEGIS_VLLM_LIMIT", "-1", "greater than or equal to 1"),
         ("AEGIS_VLLM_LIMIT", "many", "integer"),
+        ("AEGIS_OLLAMA_LIMIT", "0", "greater than or equal to 1"),
+        ("AEGIS_OLLAMA_LIMIT", "-4", "greater than or equal to 1"),
+        ("AEGIS_WORKER_THREADS", "0", "greater than or equal to 1"),
+        ("AEGIS_SHUTDOWN_GRACE_S", "-1", "greater than or equal to 0"),
+        ("AEGIS_WATCHDOG_S", "0", "greater than or equal to 1"),
+        ("AEGIS_WATCHDOG_S", "-60", "greater than or equal to 1"),
+        ("AEGIS_WATCHDOG_S", "inf", "finite number"),
         ("AEGIS_CALL_TIMEOUT_S", "0", "greater than 0"),
         ("AEGIS_CALL_TIMEOUT_S", "inf", "finite number"),
         ("AEGIS_VLLM_MEMORY_GB", "nan", "finite number"),
@@ -177,6 +185,14 @@ def test_a_bad_value_is_refused_with_its_name_the_value_and_what_is_allowed(
     message = refusal()
     assert message.startswith(f"{name}={value}: ")
     assert words in message
+
+
+def test_a_health_folder_is_the_same_for_a_child_that_runs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AEGIS_HEALTH_DIR", "run/health")
+    assert load().health_dir == tmp_path / "run" / "health"
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("AEGIS_HEALTH_DIR", "~/health")
+    assert shown()["AEGIS_HEALTH_DIR"] == ("/home/ada/health", Origin.ENVIRONMENT)
 
 
 def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ lost = st.sampled_from([EngineWithdrew("abort"), EngineUnreachable("refused"), E
         (EngineUnreachable("x"), Tally(losses=50), Again(delay_s=5.0, tally=Tally(losses=51))),
         (EngineLost("x"), Tally(), Again(delay_s=0.1, tally=Tally(losses=1, crashes=1))),
         (EngineLost("x"), Tally(losses=9, crashes=2), Done(tally=Tally(losses=10, crashes=3))),
-        (EngineBusy("x", status=503), Tally(attempts=10), Again(delay_s=15.0, tally=Tally(attempts=11))),
+        (EngineBusy("x", status=503), Tally(attempts=10), Again(delay_s=5.0, tally=Tally(attempts=11))),
         (EngineBusy("x", status=503), Tally(attempts=19), Done(tally=Tally(attempts=20))),
         (EngineBusy("x"), Tally(), Again(delay_s=0.5, tally=Tally(attempts=1))),
         (EngineBusy("x"), Tally(attempts=2), Again(delay_s=2.0, tally=Tally(attempts=3))),

@@ -107,6 +107,15 @@ async def test_what_cannot_be_sent_is_refused(target: Target, ask: Ask, asked: C
     assert "secret" not in str(caught.value)
 
 
+@BOTH_WAYS
+@pytest.mark.parametrize("text", ["a secret " * 20_000, "秘密" * 30_000], ids=["words", "Han"])
+async def test_a_prompt_that_does_not_fit_is_refused_and_not_cut(target: Target, ask: Ask, text: str) -> None:
+    with pytest.raises(RequestRefused, match="AEGIS_CHUNK_TOKENS") as caught:
+        await ask(target.client, replace(ASK, messages=(Message(role="user", content=text),)))
+    assert "secret" not in str(caught.value)
+    assert "秘" not in str(caught.value)
+
+
 async def test_sixty_four_calls_at_once_are_all_answered(target: Target) -> None:
     answers = await asyncio.gather(*(target.client.complete(ASK) for _ in range(64)))
     assert all(answer.text for answer in answers)

@@ -73,7 +73,7 @@ async def test_every_request_carries_the_same_runner_options(serve: Serve, conne
     assert {body["options"]["num_ctx"] for body in (warm_up, prove, complete, release)} == {NUM_CTX}
     assert warm_up["messages"] == release["messages"] == []
     assert [body["keep_alive"] for body in (warm_up, prove, complete, release)] == ["30m", "30m", "30m", 0]
-    assert complete["think"] is False
+    assert complete["think"] is complete["truncate"] is False
     assert complete["format"] == {"type": "object"}
     assert complete["options"]["num_predict"] == ASK.sampling.max_tokens
     assert prove["options"]["num_predict"] == 1
@@ -136,6 +136,7 @@ async def test_an_odd_answer_is_an_error_without_its_text(
         (404, "model 'm' not found", "ollama pull m"),
         (404, "404 page not found", "AEGIS_OLLAMA_URL"),
         (400, "the prompt is longer than the context length currently available to the model", "AEGIS_OLLAMA_NUM_CTX"),
+        (400, '{"error":{"code":400,"message":"the request exceeds the available context size"}}', "AEGIS_OLLAMA_NUM_CTX"),
         (400, "failed to parse grammar", "schema"),
         (405, "405 method not allowed", "AEGIS_OLLAMA_URL"),
     ],

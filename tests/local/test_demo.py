@@ -78,7 +78,14 @@ def test_a_redis_with_waiting_tasks_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("nothing_starts")
 @pytest.mark.parametrize(
-    ("data", "word"), [(b"", "empty"), (b"\0", "binary"), (b"\xff\xfe1", "not UTF-8"), (None, "No such file")]
+    ("data", "word"),
+    [
+        (b"", "text is empty"),
+        (b"\0", "binary"),
+        (b"\x01\x02\x03", "text is mostly control characters and looks binary"),
+        (b"\xff\xfe1", "not UTF-8"),
+        (None, "No such file"),
+    ],
 )
 def test_a_bad_file_ends_the_demo_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], data: bytes | None, word: str

@@ -25,6 +25,7 @@ def written(folder: Path, name: str, data: bytes) -> Path:
         (b"\xef\xbb\xbf", "empty"),
         (b"PK\x03\x04\x00\x00", "binary"),
         ("text".encode("utf-16"), "binary"),
+        (b"\x01\x02\x03\x04ustar\x05\x06\x07", "binary"),
         ("Žluťoučký".encode("latin2"), "not UTF-8 (byte 0)"),
         (b"x" * (MAX_BYTES + 1), "AEGIS_MAX_TEXT_BYTES=1,000"),
     ],

@@ -97,10 +97,21 @@ def test_an_installation_that_is_done_is_silent_and_does_nothing_until_the_lock_
 SCRIPTS = ("scripts/install", "scripts/demo", "scripts/test", "scripts/check", "scripts/gold", "scripts/lock", ".ci/run")
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+BENCHMARKS = ("scripts/bench/main_path", "scripts/bench/saturation", "scripts/bench/simulator_cost")
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, *BENCHMARKS])
 def test_every_script_can_be_run_and_parsed(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
     subprocess.run(["bash", "-n", ROOT / script], check=True)
+
+
+@pytest.mark.parametrize("script", BENCHMARKS)
+def test_every_benchmark_is_a_command_that_needs_nothing_but_the_checkout(script: str) -> None:
+    plain = {"PATH": "/usr/bin:/bin", "HOME": os.environ["HOME"], "AEGIS_VLLM_LIMIT": "an operator's mistake"}
+    told = subprocess.run([ROOT / script, "--help"], env=plain, capture_output=True, text=True, check=True)
+    assert told.stdout.startswith("Usage: ")
+    assert "--runs" in told.stdout
 
 
 def test_the_lock_and_the_scripts_name_no_package_index() -> None:

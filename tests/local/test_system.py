@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 import redis
+import redis_servers
 
 from aegis_workers.local import children, process, redis_server, system
 from aegis_workers.local.process import Process
@@ -156,6 +157,12 @@ def test_a_redis_that_answers_is_used_and_left_as_it_was(tmp_path: Path) -> None
             assert running.popen.wait(20) == 0
         assert client.ping()
         assert not client.exists(keys.MODE)
+
+
+def test_simulators_on_a_redis_that_would_evict_get_a_private_one(tmp_path: Path) -> None:
+    with redis_servers.running(tmp_path / "redis", "--maxmemory-policy", "allkeys-lru") as url, up(tmp_path, url) as running:
+        assert "started privately" in running.said
+        assert f"({url} is not used: eviction allkeys-lru: a full Redis would drop queued tasks" in running.said
 
 
 def found(text: str, pattern: str) -> str:

@@ -2,8 +2,9 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+import redis
 
-from aegis_workers.errors import RedisUnavailable
+from aegis_workers.errors import RedisFull, RedisUnavailable
 from aegis_workers.local.process import Process
 from aegis_workers.routing import Mode
 from aegis_workers.settings import Settings
@@ -82,3 +83,12 @@ def test_an_absent_redis_is_one_sentence_with_its_address_and_its_cure_and_witho
 def test_a_reason_without_words_is_still_said() -> None:
     nobody = Settings(_env_file=None, redis_url="redis://host")
     assert "TimeoutError()" in connection.unavailable(nobody, TimeoutError())
+
+
+def test_a_full_redis_is_told_from_one_that_is_away_also_inside_a_script(full: redis.Redis, settings: Settings) -> None:
+    for write in (lambda: full.set("aegis:test", "1"), lambda: full.eval("return redis.call('SET', 'aegis:test', '1')", 0)):
+        with pytest.raises(RedisFull) as caught, connection.explained(settings):
+            write()
+        assert "is full, nothing was written" in str(caught.value)
+        assert "raise its maxmemory" in str(caught.value)
+        assert settings.redis_url not in str(caught.value)

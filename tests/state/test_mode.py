@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from aegis_workers.errors import InvalidInput
 from aegis_workers.routing import Mode
 from aegis_workers.settings import Settings
-from aegis_workers.state import connection, keys, mode
+from aegis_workers.state import connection, keys, mode, scripts
 from aegis_workers.state.mode import ModeReading
 
 pytestmark = pytest.mark.anyio
@@ -34,7 +34,7 @@ def test_whatever_the_key_holds_there_is_a_mode_and_a_word_on_what_is_wrong(raw:
     if raw is None:
         assert reading.mode is default
     elif raw.strip().lower() in set(Mode):
-        assert reading == ModeReading(mode=Mode(raw.strip().lower()))
+        assert reading == ModeReading(mode=Mode(raw.strip().lower()), raw=raw)
     else:
         assert reading.mode is last
     assert (reading.problem is None) == (raw is not None and raw.strip().lower() in set(Mode))
@@ -46,7 +46,7 @@ async def test_a_value_that_is_no_mode_leaves_the_last_valid_one_in_force_and_is
 ) -> None:
     cached = mode.cache(async_client, Mode.AUTO)
     client.set(keys.MODE, "ollama")
-    assert (await cached.read()).value == ModeReading(mode=Mode.OLLAMA)
+    assert (await cached.read()).value == ModeReading(mode=Mode.OLLAMA, raw="ollama")
 
     client.set(keys.MODE, raw)
     cached.drop()
@@ -59,12 +59,77 @@ async def test_a_value_that_is_no_mode_leaves_the_last_valid_one_in_force_and_is
     assert len(reading.value.problem) < 200
 
 
-async def test_a_key_of_another_type_leaves_the_last_valid_mode_in_force(
+async def readings(client: redis.Redis, async_client: redis.asyncio.Redis, default: Mode) -> list[ModeReading]:
+    """What a process that starts now says of the mode: a command, and a worker."""
+    return [mode.read(client, default), (await mode.cache(async_client, default).read()).value]
+
+
+async def test_a_process_that_starts_while_the_word_is_unknown_has_the_last_valid_mode_too(
     client: redis.Redis, async_client: redis.asyncio.Redis
 ) -> None:
-    cached = mode.cache(async_client, Mode.OLLAMA)
+    client.set(keys.MODE, " Ollama ")
+    await mode.cache(async_client, Mode.AUTO).read()
+    client.set(keys.MODE, "turbo")
+    for reading in await readings(client, async_client, Mode.VLLM):
+        assert reading.mode is Mode.OLLAMA
+        assert reading.problem is not None
+        assert "ollama stays in force" in reading.problem
+
+
+async def test_the_last_valid_mode_is_that_of_the_last_switch_whoever_made_it(
+    client: redis.Redis, async_client: redis.asyncio.Redis
+) -> None:
+    client.set(keys.MODE, "vllm")
+    assert mode.read(client, Mode.AUTO).mode is Mode.VLLM
+    mode.write(client, Mode.OLLAMA)
+    client.set(keys.MODE, "turbo")
+    assert {reading.mode for reading in await readings(client, async_client, Mode.AUTO)} == {Mode.OLLAMA}
+
+
+async def test_a_reader_that_was_slow_does_not_bring_an_older_mode_back(
+    client: redis.Redis, async_client: redis.asyncio.Redis
+) -> None:
+    client.set(keys.MODE, "vllm")
+    mode.write(client, Mode.OLLAMA)  # between a reader's two steps
+    client.eval(scripts.REMEMBER_MODE, 2, keys.MODE, keys.LAST_VALID_MODE, "vllm", "vllm")
+    client.set(keys.MODE, "turbo")
+    assert {reading.mode for reading in await readings(client, async_client, Mode.AUTO)} == {Mode.OLLAMA}
+
+
+async def test_a_mode_is_remembered_once_and_not_at_every_look(client: redis.Redis, async_client: redis.asyncio.Redis) -> None:
+    client.set(keys.MODE, "vllm")
+    await readings(client, async_client, Mode.AUTO)
+    client.config_resetstat()
+    await readings(client, async_client, Mode.AUTO)
+    assert "cmdstat_set" not in client.info("commandstats")
+
+
+async def test_a_full_redis_still_says_what_the_mode_is(client: redis.Redis, async_client: redis.asyncio.Redis) -> None:
+    client.set(keys.MODE, "vllm")
+    client.config_set("maxmemory", "1")
+    try:
+        assert {reading.mode for reading in await readings(client, async_client, Mode.AUTO)} == {Mode.VLLM}
+    finally:
+        client.config_set("maxmemory", "0")
+
+
+async def test_without_any_valid_mode_so_far_the_configured_default_is_in_force(
+    client: redis.Redis, async_client: redis.asyncio.Redis
+) -> None:
+    client.set(keys.MODE, "turbo")
+    assert {reading.mode for reading in await readings(client, async_client, Mode.VLLM)} == {Mode.VLLM}
+
+
+async def test_a_key_of_another_type_leaves_the_last_valid_mode_in_force_and_is_named(
+    client: redis.Redis, async_client: redis.asyncio.Redis
+) -> None:
+    mode.write(client, Mode.OLLAMA)
+    client.delete(keys.MODE)
     client.hset(keys.MODE, "mode", "vllm")
-    assert (await cached.read()).value.mode is Mode.OLLAMA
+    for reading in await readings(client, async_client, Mode.AUTO):
+        assert reading.mode is Mode.OLLAMA
+        assert reading.problem is not None
+        assert "holds a hash and no word" in reading.problem
 
 
 def test_a_switch_replaces_a_key_of_another_type(client: redis.Redis) -> None:
@@ -109,3 +174,9 @@ async def test_without_a_redis_the_configured_default_is_in_force_and_stale() ->
         reading = await mode.cache(client, Mode.VLLM).read()
     assert reading.stale
     assert reading.value.mode is Mode.VLLM
+
+
+def test_a_full_redis_still_takes_a_switch_because_that_may_be_what_empties_it(full: redis.Redis) -> None:
+    assert mode.write(full, Mode.VLLM) is None
+    assert mode.write(full, Mode.OLLAMA) == "vllm"
+    assert full.get(keys.MODE) == "ollama"

@@ -185,3 +185,9 @@ async def test_a_stream_that_is_written_to_lives_on(writer: Writer, client: redi
 
 def test_a_reader_of_a_stream_that_does_not_exist_finds_nothing(reader: Reader) -> None:
     assert entries(reader) == []
+
+
+def test_a_reader_stays_present_on_a_redis_that_fills_up(reader: Reader, client: redis.Redis, full: redis.Redis) -> None:
+    client.pexpire(keys.stream_reader(TASK), 1000)
+    reader.present()
+    assert full.pttl(keys.stream_reader(TASK)) > 5000

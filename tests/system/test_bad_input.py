@@ -26,6 +26,12 @@ REFUSED: Mapping[str, tuple[str, dict[str, Any], str]] = {
     "empty text": ("extract", {"text": ""}, "text is empty or blank: there is nothing to extract from"),
     "blank text": ("extract", {"text": " \n\t"}, "text is empty or blank"),
     "ten megabytes": ("extract", {"text": "a" * 10_000_000}, "split it, or raise the limit"),
+    "ten megabytes of chat": (
+        "chat",
+        {"messages": [*HELLO, {"role": "user", "content": "a" * 10_000_000}]},
+        "leave old turns out",
+    ),
+    "ten megabytes of prompt": ("generate", {"prompt": "a" * 10_000_000}, "or raise the limit"),
     "a NUL": ("extract", {"text": "Ada\0Stone"}, "NUL character at offset 3 and looks binary: extract its text first"),
     "binary": ("extract", {"text": "\x01\x02\x03" * 40}, "looks binary: extract its text"),
     "a lone surrogate": ("extract", {"text": "Ada \ud800"}, "lone surrogate at offset 4: decode the bytes as UTF-8"),
@@ -45,6 +51,8 @@ REFUSED: Mapping[str, tuple[str, dict[str, Any], str]] = {
     "an empty prompt": ("generate", {"prompt": ""}, "prompt: String should have at least 1 character"),
     "a surrogate in a prompt": ("generate", {"prompt": "a\ud800"}, "prompt: holds a lone surrogate: decode the bytes as UTF-8"),
     "an unknown mode": ("set_engine_mode", {"mode": "turbo"}, "unknown engine mode 'turbo': choose vllm, ollama, auto"),
+    "a mode that is a number": ("set_engine_mode", {"mode": 5}, "unknown engine mode (int): choose vllm, ollama, auto"),
+    "no mode": ("set_engine_mode", {"mode": None}, "unknown engine mode (NoneType): choose vllm, ollama, auto"),
     "a later version": ("chat", {"messages": HELLO, "version": 2}, "is not known here: this worker reads versions 1 to 1"),
     "a version that is text": ("extract", {"text": GOOD, "version": "1"}, "is not known here: this worker reads versions 1 to 1"),
     "no items": ("extract_batch", {"items": []}, "items must be a list"),
@@ -60,6 +68,22 @@ found = {}
 for what, (task, arguments, _) in json.load(open("refused.json")).items():
     try:
         getattr(tasks, task).apply_async(kwargs=arguments)
+    except Exception as error:
+        found[what] = [type(error).__name__, str(error)]
+print(json.dumps(found))
+"""
+
+# What is no task but does as one does: the same words.
+THROUGH_FUNCTIONS = """
+import json
+from aegis_workers import chat_stream, set_mode
+found = {}
+for what, (task, arguments, _) in json.load(open("refused.json")).items():
+    call = {"chat": lambda **sent: next(chat_stream(**sent)), "set_engine_mode": set_mode}.get(task)
+    if call is None or "version" in arguments:
+        continue
+    try:
+        call(**arguments)
     except Exception as error:
         found[what] = [type(error).__name__, str(error)]
 print(json.dumps(found))
@@ -89,14 +113,26 @@ def error_of(result: AsyncResult) -> tuple[str, str]:
 
 
 def test_through_the_package_it_fails_before_it_is_enqueued_and_nothing_is_sent(tmp_path: Path) -> None:
+    functions = {
+        what for what, (task, sent, _) in REFUSED.items() if task in {"chat", "set_engine_mode"} and "version" not in sent
+    }
     with installed(tmp_path) as idle:
         (tmp_path / "refused.json").write_text(json.dumps(REFUSED))
-        told = idle.python(THROUGH_THE_PACKAGE)
-        assert told.returncode == 0, told.stderr
-        found = json.loads(told.stdout)
-        assert {what: class_name for what, (class_name, _) in found.items()} == dict.fromkeys(REFUSED, "InvalidInput")
-        assert {what: message for what, (_, message) in found.items() if REFUSED[what][2] not in message} == {}
+        for script, expected in ((THROUGH_THE_PACKAGE, set(REFUSED)), (THROUGH_FUNCTIONS, functions)):
+            told = idle.python(script)
+            assert told.returncode == 0, told.stderr
+            found = json.loads(told.stdout)
+            assert {what: class_name for what, (class_name, _) in found.items()} == dict.fromkeys(expected, "InvalidInput")
+            assert {what: message for what, (_, message) in found.items() if REFUSED[what][2] not in message} == {}
         assert idle.redis.dbsize() == 0
+
+
+def test_a_number_written_as_text_is_a_number_to_a_stream_too(place: Installation) -> None:
+    told = place.python("""
+from aegis_workers import chat_stream
+print("".join(chat_stream([{"role": "user", "content": "Hello."}], {"deadline_s": "5"})))
+""")
+    assert "You said: Hello." in told.stdout
 
 
 @pytest.mark.parametrize("what", REFUSED)
@@ -155,7 +191,7 @@ def test_a_malformed_message_fails_and_the_worker_goes_on(place: Installation, k
 def test_a_message_that_nobody_could_be_told_of_is_dropped_and_the_worker_goes_on(place: Installation, kind: str) -> None:
     malformed.send(place, malformed.UNANSWERED[kind], "mark")
     assert place.send("aegis.extract", text=GOOD).get(timeout=10)["status"] == "ok"
-    eventually(lambda: place.redis.hlen("unacked") == 0)
+    eventually(lambda: list(place.redis.scan_iter("aegis:held:*", _type="list")) == [])
 
 
 def test_without_an_engine_calls_fail_at_once_and_name_the_settings(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import struct
 import subprocess
 import sys
 import termios
+import urllib.request
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,8 +111,21 @@ def test_listings_fit_the_terminal(place: Installation, columns: int) -> None:
 def test_doctor_finds_nothing_missing_and_ends_with_0(place: Installation) -> None:
     told = place.cli("doctor", "--json")
     assert told.returncode == 0, told.stdout
-    levels = {finding["what"]: finding["level"] for finding in json.loads(told.stdout)["findings"]}
+    findings = json.loads(told.stdout)["findings"]
+    levels = {finding["what"]: finding["level"] for finding in findings}
     assert levels == dict.fromkeys(("Redis version", "Redis eviction", "Redis persistence", "vLLM", "Ollama"), "ok")
+    [vllm] = [finding["detail"] for finding in findings if finding["what"] == "vLLM"]
+    assert vllm == f"{place.settings.urls(Engine.VLLM)[0]} ready: version 0.32.0, model sim loaded"
+
+
+def test_doctor_says_whether_ollama_has_loaded_the_model(tmp_path: Path) -> None:
+    """Before its first use it has not, and is ready all the same."""
+    with installed(tmp_path) as idle:
+        url = idle.settings.urls(Engine.OLLAMA)[0]
+        assert f"{url} ready: version 0.33.0, model sim not loaded: first use loads it\n" in idle.cli("doctor").stdout
+        body = json.dumps({"model": "sim", "messages": []}).encode()
+        urllib.request.urlopen(f"{url}/api/chat", data=body, timeout=10).close()  # noqa: S310 - a simulator on loopback
+        assert f"{url} ready: version 0.33.0, model sim loaded\n" in idle.cli("doctor").stdout
 
 
 def test_a_switch_by_the_command_line_is_followed(place: Installation) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from installation import Installation, eventually, installed
 
-from aegis_workers.local import environment
+from aegis_workers.local import environment, process
 from aegis_workers.routing import Engine
 from aegis_workers.state import keys
 
@@ -52,8 +52,26 @@ def test_every_way_to_switch_is_seen_by_running_workers(place: Installation) -> 
             assert place.chat().get(timeout=20)["mode"] == mode
 
 
-def test_an_unknown_mode_leaves_the_last_valid_one_in_force(place: Installation) -> None:
+def test_an_unknown_mode_leaves_the_last_valid_one_in_force_for_all_who_ask(place: Installation) -> None:
+    place.redis.set(keys.MODE, "ollama")
+    assert place.chat().get(timeout=20)["engine"] == "ollama"
+
+    place.redis.set(keys.MODE, "gpt")
+    assert place.chat().get(timeout=20)["engine"] == "ollama"
+    assert place.cli("mode", "get").stdout == "ollama\n"
+    assert place.python("import aegis_workers; print(aegis_workers.get_mode())").stdout == "ollama\n"
+
+    place.redis.delete(keys.MODE)
+    place.redis.rpush(keys.MODE, "vllm")
+    place.start_workers("control")
+    assert place.chat().get(timeout=20)["mode"] == "ollama"
+    assert place.send("aegis.get_engine_mode").get(timeout=20)["mode"] == "ollama"
+
+
+def test_a_worker_that_starts_while_the_mode_is_unknown_follows_the_others(place: Installation) -> None:
     place.redis.set(keys.MODE, "ollama")
     assert place.chat().get(timeout=20)["engine"] == "ollama"
     place.redis.set(keys.MODE, "gpt")
+    process.stop(place.workers, 10)
+    place.start_workers("chat")
     assert place.chat().get(timeout=20)["engine"] == "ollama"

@@ -1,0 +1,184 @@
+"""How full the worker keeps an engine, and what that costs: `scripts/bench/saturation`, or some of its parts.
+
+Rates are counted by the simulators, in a steady state: after every slot was taken, while more work waits than fits. Beside each
+runs what bounds any worker, a bare asyncio and aiohttp script on the same simulator.
+"""
+
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import place
+import table
+from celery import Celery
+from table import Row
+
+from aegis_workers.local import redis_server
+from aegis_workers.routing import Engine
+
+BATCH = 32
+WARM_UP_S = 6.0
+WINDOW_S = 30.0
+TEXT = "Ada Stone leads Brightwater Labs in Oslo, file {}."
+BARE = Path(__file__).with_name("bare.py")
+# Celery's own commands: its queue, its unacknowledged messages, its results. What it adds to and takes from sorted sets (one each
+# a message) is counted with ours, which have the same names.
+CELERYS = frozenset({"brpop", "blmove", "lpush", "rpush", "lrem", "hset", "hdel", "multi", "exec", "publish"})
+
+# Of a command that runs less often than this a call, the table says nothing.
+RARE = 0.01
+
+
+@contextmanager
+def loaded(here: place.Place, engine: Engine, slots: int, calls_per_s: float) -> Iterator[None]:
+    """More extraction than `engine` can do for as long as the block may take; returns when every slot is taken."""
+    app = Celery("bench", broker=here.settings.redis_url, backend=here.settings.redis_url)
+    batches = round(calls_per_s * (2 * WARM_UP_S + 2 * WINDOW_S) / BATCH) + 2 * slots // BATCH + 2
+    for number in range(batches):
+        items = [{"custom_id": str(item), "text": TEXT.format(f"{number}-{item}")} for item in range(BATCH)]
+        app.send_task("aegis.extract_batch", kwargs={"items": items, "version": 1}, queue="extraction", ignore_result=True)
+    deadline = time.monotonic() + 30
+    while here.count(engine)["in_flight"] < slots:
+        here.check()
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"only {here.count(engine)['in_flight']} of {slots} slots were taken within 30 s")
+        time.sleep(0.05)
+    time.sleep(WARM_UP_S)
+    yield
+
+
+def rate(here: place.Place, engine: Engine) -> float:
+    """Calls that the engine completes in a second, by its own count."""
+    begun, before = time.perf_counter(), here.count(engine)["completed"]
+    time.sleep(WINDOW_S)
+    return (here.count(engine)["completed"] - before) / (time.perf_counter() - begun)
+
+
+def bare_rate(here: place.Place, engine: Engine, slots: int) -> float:
+    """The same, asked by the bare script."""
+    command = [sys.executable, str(BARE), here.url(engine), str(slots), str(WARM_UP_S + WINDOW_S + 2)]
+    with subprocess.Popen(command) as script:  # noqa: S603 - it lies beside this file
+        time.sleep(WARM_UP_S)
+        found = rate(here, engine)
+        script.wait(60)
+    return found
+
+
+def _saturation(url: str, runs: int, *, slots: int, mean_s: float, variation: float, target: float) -> Iterator[Row]:
+    ceiling = slots / mean_s
+    options = ("--slots", str(2 * slots), "--call-seconds", str(mean_s), "--call-seconds-cv", str(variation))
+    name = f"{slots} slots, {mean_s:g} s a call" + (f", CV {variation:g}" if variation else "")
+    shares, ratios, highest = [], [], 0
+    for _ in range(runs):
+        limits = {"vllm_limit": slots, "vllm_interactive_slots": 0, "llm_engine_mode": "vllm"}
+        with place.running(url, ("extraction",), {Engine.VLLM: options}, **limits) as here:
+            with loaded(here, Engine.VLLM, slots, ceiling):
+                found = rate(here, Engine.VLLM)
+            highest = max(highest, here.count(Engine.VLLM)["max_in_flight"])
+        with place.running(url, (), {Engine.VLLM: options}) as here:
+            bare = bare_rate(here, Engine.VLLM, slots)
+        shares.append(100 * found / ceiling)
+        ratios.append(100 * found / bare)
+    yield Row(f"{name}: of the ceiling of {ceiling:g} calls/s", "%", shares, target, at_least=True)
+    yield Row("  of what the bare script reaches", "%", ratios, 98, at_least=True)
+    yield Row("  most calls in flight, by the engine's count", "", [highest], slots)
+
+
+def fixed(url: str, runs: int) -> Iterator[Row]:
+    """Every call takes as long as the others."""
+    yield from _saturation(url, runs, slots=256, mean_s=2.0, variation=0.0, target=97)
+
+
+def varied(url: str, runs: int) -> Iterator[Row]:
+    """Call times are spread log-normally."""
+    yield from _saturation(url, runs, slots=256, mean_s=2.0, variation=1.0, target=92)
+
+
+def few(url: str, runs: int) -> Iterator[Row]:
+    """As many calls at a time as an Ollama takes."""
+    yield from _saturation(url, runs, slots=4, mean_s=0.5, variation=0.0, target=98)
+
+
+def commands(url: str, _runs: int) -> Iterator[Row]:
+    """Redis commands of a call, those inside of scripts too."""
+    options = ("--slots", "512", "--call-seconds", "2")
+    with (
+        place.running(url, ("extraction",), {Engine.VLLM: options}, llm_engine_mode="vllm", vllm_interactive_slots=0) as here,
+        loaded(here, Engine.VLLM, 256, 128.0),
+    ):
+        before, calls = _commands(here), here.count(Engine.VLLM)["completed"]
+        time.sleep(WINDOW_S)
+        after = _commands(here)
+        calls = here.count(Engine.VLLM)["completed"] - calls
+        used = {name: (after[name] - before.get(name, 0)) / calls for name in after}
+    own = {name: count for name, count in used.items() if name not in CELERYS and count >= RARE}
+    yield Row("Redis commands a call, Celery's excluded", "", [sum(own.values())], 6)
+    for name, count in sorted(own.items(), key=lambda found: -found[1]):
+        yield Row(f"  {name}", "", [count], None)
+
+
+def _commands(here: place.Place) -> Mapping[str, int]:
+    found: Mapping[str, Any] = here.redis.info("commandstats")
+    return {name.removeprefix("cmdstat_").lower(): stats["calls"] for name, stats in found.items()}
+
+
+def chat(url: str, runs: int) -> Iterator[Row]:
+    """What bulk at saturation adds to a chat call while a slot kept for it is free."""
+    options = ("--slots", "512", "--call-seconds", "2")
+    with place.running(url, ("extraction", "chat"), {Engine.VLLM: options}, llm_engine_mode="vllm") as here:
+        alone = _chats(here, 5 * runs)
+        with loaded(here, Engine.VLLM, 256 - here.settings.kept(Engine.VLLM), 128.0):
+            beside = _chats(here, 5 * runs)
+    median = statistics.median(alone)
+    yield Row("added to a chat call by bulk at saturation, p50", "ms", [statistics.median(beside) - median], None)
+    yield Row("added to a chat call by bulk at saturation, p95", "ms", [statistics.quantiles(beside, n=20)[-1] - median], 25)
+
+
+def _chats(here: place.Place, rounds: int) -> list[float]:
+    """Times of chat calls in ms, of which four at a time are sent."""
+    app = Celery("bench", broker=here.settings.redis_url, backend=here.settings.redis_url)
+    times: list[float] = []
+
+    def ask() -> None:
+        begun = time.perf_counter()
+        messages = [{"role": "user", "content": "How long is a river?"}]
+        app.send_task("aegis.chat", kwargs={"messages": messages, "version": 1}, queue="chat").get(timeout=60, interval=0.001)
+        times.append((time.perf_counter() - begun) * 1e3)
+
+    for _ in range(rounds):
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return times
+
+
+PARTS: Mapping[str, Callable[[str, int], Iterator[Row]]] = {
+    "fixed": fixed,
+    "varied": varied,
+    "few": few,
+    "commands": commands,
+    "chat": chat,
+}
+
+
+@click.command()
+@click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)))
+@click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each figure.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def main(parts: Sequence[str], *, runs: int, as_json: bool) -> None:
+    """Measure PARTS of how full engines are kept, by default all of them."""
+    with redis_server.running("redis://127.0.0.1:1/0") as server:
+        table.show(server.url, [row for part in parts or PARTS for row in PARTS[part](server.url, runs)], as_json=as_json)
+
+
+if __name__ == "__main__":
+    main()
