@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from aegis_workers.settings import Settings
 from aegis_workers.state import connection, envelope, held
 from aegis_workers.state.held import End, Holder, Settled, Settlement
+from aegis_workers.state.liveness import TTL_S
 from aegis_workers.worker import identity
 
 log = structlog.get_logger(__name__)
@@ -83,6 +84,14 @@ class Holdings:
     def note_refusal(self) -> None:
         """Redis gave no message, and said why."""
         self._refused_at = time.monotonic()
+
+    def lived(self, at: float) -> None:
+        """Redis noted that this process lives; it was told so at `at` (monotonic seconds) or later."""
+        self._lived_at = at
+
+    def seems_alive(self) -> bool:
+        """Whether nobody can have declared this process dead yet: it may have thawed a moment ago, and not know it."""
+        return not self._fenced and time.monotonic() < self._lived_at + TTL_S / 2
 
     def open(self) -> None:
         """Others know that this process lives: it may take messages from now on."""

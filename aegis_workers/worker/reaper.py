@@ -30,15 +30,22 @@ async def _nothing(*_: str) -> None:
     """For a reaper whose dead held nothing but messages."""
 
 
+async def _another_delivery(raw: bytes, death: Death) -> Settlement:
+    """What becomes of any message where nothing kills workers."""
+    return Settlement(raw=raw, end=End.FRONT, again=envelope.again(raw, death))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Duties:
     """What others have a reaper do.
 
     `declared_dead` is called when this worker finds out that others took it for dead, `on_death` for each that it declared dead,
-    and `while_watching` every few seconds in which Redis did not pause, so that what has expired was left by its owner.
+    and `while_watching` every few seconds in which Redis did not pause, so that what has expired was left by its owner. `verdict`
+    says what becomes of each message of a dead worker.
     """
 
     declared_dead: Callable[[], None]
+    verdict: Callable[[bytes, Death], Awaitable[Settlement]] = _another_delivery
     on_death: Callable[[str], Awaitable[None]] = _nothing
     while_watching: Callable[[], Awaitable[None]] = _nothing
 
@@ -78,7 +85,8 @@ class Reaper:
                 return
 
     async def _look(self, group: asyncio.TaskGroup) -> None:
-        judges_since = self._witness.judges_since(time.monotonic())
+        asked_at = time.monotonic()
+        judges_since = self._witness.judges_since(asked_at)
         try:
             seen = await liveness.look(self._client, self._holder, judged_since_ms=judges_since)
         except _REFUSALS as error:
@@ -90,6 +98,7 @@ class Reaper:
             self._holdings.fence()
             self._duties.declared_dead()
             return
+        self._holdings.lived(asked_at)
         self._note(seen)
         for worker_id in seen.dead:
             log.warning("worker.died", worker=worker_id)
@@ -123,7 +132,7 @@ class Reaper:
             return
         holder, death, returned = Holder(worker_id=worker_id, queue=queue), Death(worker=worker_id, at=now_ms / 1000), 0
         while (raw := await held.bury_dead(self._client, holder)) is not None:
-            settlement = Settlement(raw=raw, end=End.FRONT, again=envelope.again(raw, death))
+            settlement = await self._duties.verdict(raw, death)
             settled = await held.settle_for_dead(self._client, holder, settlement)
             if settled is Settled.FENCED:
                 return
