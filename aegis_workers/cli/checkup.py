@@ -12,6 +12,7 @@ from aegis_workers.settings import Settings
 from aegis_workers.state import connection, server
 from aegis_workers.state.server import Finding, Level
 
+
 def findings(settings: Settings) -> list[Finding]:
     """All that was looked at, Redis first. Never raises for a part that is missing: that is what it finds."""
     return [*_redis(settings), *_engines(settings)]
