@@ -108,6 +108,11 @@ class Installation:
         """Set the faults of a simulator."""
         self._simulator(engine, "behaviour", behaviour)
 
+    def tell(self, engine: Engine, path: str) -> None:
+        """An operator's request to the engine itself, without a body."""
+        request = urllib.request.Request(f"{self.settings.urls(engine)[0]}{path}", method="POST")  # noqa: S310
+        urllib.request.urlopen(request, timeout=5).close()  # noqa: S310 - a simulator on loopback
+
     def stats(self, engine: Engine) -> dict[str, Any]:
         """What a simulator has counted."""
         return self._simulator(engine, "stats")

@@ -14,7 +14,7 @@ from serving import CONTEXT_TOKENS, MODEL, SLOTS, Server
 
 from aegis_workers.completion import Finish, Message
 from aegis_workers.engines.base import Readiness
-from aegis_workers.errors import EngineLost, RequestRefused
+from aegis_workers.errors import EngineWithdrew, RequestRefused
 
 pytestmark = pytest.mark.anyio
 
@@ -157,7 +157,7 @@ async def test_going_to_rest_breaks_off_what_runs(server: Server, ask: Ask, rest
         await http.post(rest)
         failure: Any = (await asyncio.gather(call, return_exceptions=True))[0]
         await http.post(wake)
-        assert isinstance(failure, EngineLost)
+        assert type(failure) is EngineWithdrew
         assert "finish reason abort" in str(failure)
         # It serves again. Its gauges show the call that was broken off until it has run another one.
         assert (await client.complete(SHORT)).finish is Finish.LENGTH
