@@ -9,11 +9,11 @@ from kombu.entity import Exchange, Queue
 
 from aegis_workers import settings as settings_module
 from aegis_workers.errors import ConfigurationError
-from aegis_workers.settings import Settings
 from aegis_workers.state import cancels
-from aegis_workers.worker import ending, greeting, health, logs, runtime
+from aegis_workers.worker import ending, greeting, health, holdings, logs, rebirth, runtime
 from aegis_workers.worker.events import EventTimer
 from aegis_workers.worker.pulse import Pulse
+from aegis_workers.worker.queues import only_queue
 from aegis_workers.worker.request import QuietApp, QuietTask
 from aegis_workers.worker.revoking import RevokeCommands
 
@@ -23,9 +23,23 @@ QUEUES = (EXTRACTION, CHAT, CONTROL)
 # A call lives on the event loop of its process: a forked child would not have it, and green threads would block it.
 POOLS = ("thread", "solo")
 
-# A message is given to another worker when its own has not acknowledged it for this long. It must outlast the longest task:
-# Celery does not tell a task that still runs from one whose worker died, and would run it twice.
-_VISIBILITY_MARGIN_S = 600
+# Kombu's way to find abandoned messages is not used: it does not tell a task that still runs from one whose worker died. It also
+# looks from connections that take no tasks; so it finds nothing there, and keeps off the keys of other applications.
+_NEVER_S = 100 * 365 * 86_400
+_UNUSED = "aegis:unused_by_kombu"
+
+
+_TRANSPORT = {
+    "visibility_timeout": _NEVER_S,
+    "unacked_key": _UNUSED,
+    "unacked_index_key": f"{_UNUSED}:index",
+    "unacked_mutex_key": f"{_UNUSED}:mutex",
+    "priority_steps": [0],  # a worker takes from one list
+    "health_check_interval": 10,
+    "socket_connect_timeout": 5,
+    "socket_timeout": 30,
+    "socket_keepalive": True,
+}
 
 
 class BadSettings(ConfigurationError, click.ClickException):
@@ -47,7 +61,7 @@ def configuration() -> dict[str, Any]:
         "result_expires": cancels.TTL_S,
         "redis_socket_connect_timeout": 5,
         "redis_retry_on_timeout": False,
-        "broker_transport_options": _transport(settings),
+        "broker_transport_options": _TRANSPORT,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_channel_error_retry": True,
@@ -69,6 +83,9 @@ def configuration() -> dict[str, Any]:
         "accept_content": ["json"],
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
+        "worker_consumer": "aegis_workers.worker.consumer:Consumer",
+        "worker_deduplicate_successful_tasks": True,
+        "worker_enable_prefetch_count_reduction": False,  # what earlier connections brought counts as it is
         "worker_pool": "threads",
         "worker_concurrency": settings.threads(),
         "worker_prefetch_multiplier": 1,
@@ -79,17 +96,6 @@ def configuration() -> dict[str, Any]:
         "worker_redirect_stdouts": False,
         "worker_enable_remote_control": True,
         "control_queue_ttl": 300.0,
-    }
-
-
-def _transport(settings: Settings) -> dict[str, Any]:
-    longest_s = max(settings.extraction_deadline_s, settings.chat_deadline_s) + settings.shutdown_grace_s
-    return {
-        "visibility_timeout": int(longest_s + _VISIBILITY_MARGIN_S),
-        "health_check_interval": 10,
-        "socket_connect_timeout": 5,
-        "socket_timeout": 30,
-        "socket_keepalive": True,
     }
 
 
@@ -106,9 +112,9 @@ class PoolCheck(bootsteps.Step):
 class ColdEnd(bootsteps.StartStopStep):
     """Ends the event loop after a cold shutdown, for which Celery sends no signal."""
 
-    def terminate(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+    def terminate(self, parent: Any) -> None:
         """The pool has ended."""
-        _close_runtime()
+        _close_runtime(parent)
 
 
 class PlaceCheck(bootsteps.Step):
@@ -125,9 +131,21 @@ class PlaceCheck(bootsteps.Step):
         super().__init__(parent, **options)
 
 
+class QueueCheck(bootsteps.Step):
+    """Refuses several queues; from here on this process holds messages."""
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        try:
+            queue = only_queue(parent.app.amqp.queues.consume_from)
+        except ConfigurationError as error:
+            raise BadSettings(error) from None
+        holdings.begin(settings_module.load(), queue)
+        super().__init__(parent, **options)
+
+
 app = QuietApp("aegis_workers", include=["aegis_workers.tasks"], task_cls=QuietTask)
 app.add_defaults(configuration)
-app.steps["worker"].update({PoolCheck, PlaceCheck, ColdEnd})
+app.steps["worker"].update({PoolCheck, PlaceCheck, QueueCheck, ColdEnd})
 app.steps["consumer"].update({EventTimer, Pulse, RevokeCommands})
 
 
@@ -138,7 +156,8 @@ def _set_up_logging(loglevel: int | str | None = None, **_: Any) -> None:
 
 @signals.celeryd_after_setup.connect(weak=False)
 def _start_runtime(instance: Any, **_: Any) -> None:
-    runtime.start(settings_module.load(), queue=",".join(sorted(instance.app.amqp.queues.consume_from)))
+    rebirth.prepare()
+    runtime.start(settings_module.load(), queue=only_queue(instance.app.amqp.queues.consume_from))
 
 
 @signals.worker_ready.connect(weak=False)
@@ -160,4 +179,7 @@ def _close_runtime(sender: Any, **_: Any) -> None:
     running = runtime.started()
     if running is not None:
         running.close()
+    held = holdings.current()
+    if held is not None:
+        held.give_up()
     sender.exitcode = ending.status(sender.exitcode)

@@ -22,6 +22,8 @@ _MAX_ANSWER_TOKENS = 131_072
 # What JSON carries exactly; both engines take a seed of 64 bits.
 _MAX_SEED = 2**53 - 1
 _MAX_INSTRUCTIONS_CHARS = 20_000
+# A message is kept for as long as its worker lives, however long that takes; this only catches a slip of the pen.
+MAX_DEADLINE_S = 7 * 86_400
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -35,7 +37,7 @@ class Options(BaseModel):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=-_MAX_SEED, le=_MAX_SEED)
-    deadline_s: float | None = Field(None, gt=0)
+    deadline_s: float | None = Field(None, gt=0, le=MAX_DEADLINE_S)
 
 
 class ExtractionOptions(Options):
@@ -112,7 +114,7 @@ def extraction_plan(schema: Any, options: Any, settings: Settings) -> Extraction
         instructions=chosen.instructions,
         chunk_tokens=chunk_tokens,
         chunk_overlap_tokens=min(overlap, chunk_tokens // 2),
-        deadline_s=_deadline_s(chosen, settings.extraction_deadline_s, settings),
+        deadline_s=chosen.deadline_s or settings.extraction_deadline_s,
     )
 
 
@@ -144,7 +146,7 @@ def conversation(messages: Any, options: Any, settings: Settings, *, enqueued_at
     return Conversation(
         messages=tuple(Message(role=turn.role, content=turn.content) for turn in turns),
         sampling=_sampling(chosen, settings),
-        deadline_s=remaining_s(_deadline_s(chosen, settings.chat_deadline_s, settings), enqueued_at),
+        deadline_s=remaining_s(chosen.deadline_s or settings.chat_deadline_s, enqueued_at),
     )
 
 
@@ -168,15 +170,6 @@ def remaining_s(deadline_s: float, enqueued_at: float | None) -> float:
     """Seconds left of a deadline that began when the message was enqueued (epoch seconds), or now where that is not known."""
     waited_s = 0.0 if enqueued_at is None else time.time() - enqueued_at
     return deadline_s - max(0.0, waited_s)
-
-
-def _deadline_s(chosen: Options, default_s: float, settings: Settings) -> float:
-    """No longer than a message is kept for its worker: a second one would begin while the first is still at it."""
-    names = {"AEGIS_CHAT_DEADLINE_S": settings.chat_deadline_s, "AEGIS_EXTRACTION_DEADLINE_S": settings.extraction_deadline_s}
-    longest = max(names, key=lambda name: names[name])
-    if chosen.deadline_s is not None and chosen.deadline_s > names[longest]:
-        raise InvalidInput(f"options.deadline_s={chosen.deadline_s:g} is more than {longest}={names[longest]:g}")
-    return chosen.deadline_s or default_s
 
 
 def _sampling(chosen: Options, settings: Settings, *, temperature: float | None = None) -> Sampling:

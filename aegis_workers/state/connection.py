@@ -40,15 +40,17 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def open_sync(settings: Settings) -> redis.Redis:
-    """A client for threads and command lines. It connects at its first command."""
-    return redis.Redis.from_url(settings.redis_url, retry=Retry(NoBackoff(), _RETRIES, _RETRIED), **_OPTIONS)
+def open_sync(settings: Settings, *, raw: bool = False) -> redis.Redis:
+    """A client for threads and command lines. It connects at its first command. `raw`: answers are bytes."""
+    options = _OPTIONS | {"decode_responses": not raw}
+    return redis.Redis.from_url(settings.redis_url, retry=Retry(NoBackoff(), _RETRIES, _RETRIED), **options)
 
 
-def open_async(settings: Settings) -> redis.asyncio.Redis:
-    """A client for the event loop. It connects at its first command."""
+def open_async(settings: Settings, *, raw: bool = False, timeout_s: float = SOCKET_TIMEOUT_S) -> redis.asyncio.Redis:
+    """A client for the event loop, likewise; `timeout_s` bounds each answer."""
     retry = redis.asyncio.retry.Retry(NoBackoff(), _RETRIES, _RETRIED)
-    return redis.asyncio.Redis.from_url(settings.redis_url, retry=retry, **_OPTIONS)
+    options = _OPTIONS | {"decode_responses": not raw, "socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    return redis.asyncio.Redis.from_url(settings.redis_url, retry=retry, **options)
 
 
 @contextmanager

@@ -10,6 +10,10 @@ LAST_VALID_MODE: Final = "aegis:last_valid_mode"
 ENGINE_PREFIX: Final = "aegis:engine:"
 WORKER_PREFIX: Final = "aegis:worker:"
 PROBER: Final = "aegis:prober"
+# Sorted set: the workers that live, each with the moment in ms at which it was last seen, by the clock of Redis.
+ALIVE: Final = "aegis:alive"
+# Hash: the queue of each worker that may hold messages: of those that live, and of the dead whose messages are not all put back.
+WORKER_QUEUES: Final = "aegis:worker_queues"
 CANCELLED_PREFIX: Final = "aegis:cancelled:"
 
 
@@ -21,6 +25,11 @@ def engine(name: Engine) -> str:
 def worker(worker_id: str) -> str:
     """String with a TTL: that the worker lives, and what its calls do and wait for."""
     return f"{WORKER_PREFIX}{worker_id}"
+
+
+def held(worker_id: str) -> str:
+    """List: the messages that the worker holds, the latest first. A string once the worker is gone: nothing can be put there."""
+    return f"aegis:held:{worker_id}"
 
 
 def cancelled(task_id: str) -> str:
@@ -65,9 +74,6 @@ def freed(engine: Engine) -> str:
 def breaker_field(url: str) -> str:
     """Field of the engine's hash: the breaker of one replica. It lies there so that whoever routes has it with the state."""
     return f"breaker:{url}"
-
-
-ALIVE: Final = "aegis:alive"
 
 
 def answers(task_id: str) -> str:

@@ -109,13 +109,17 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return redis.call('EXISTS', KEYS[3])
 """
 
-# KEYS[1] Celery's key of a task's result; ARGV: its JSON, seconds that it lives (0: for ever). A success that stands there stays.
-# Who waits for the result is told, as Celery does it. Returns 1 if it was written.
+# KEYS: Celery's key of a task's result, workers that live; ARGV: its JSON, seconds that it lives (0: for ever), the recording
+# worker ('': none). The first terminal state stays. Who waits for the result is told, as Celery does it. Returns 1 if it was
+# written, 0 if an outcome stood there, -1 if the worker has been declared dead: its tasks are another's by now.
 STORE_RESULT: Final = """
+if ARGV[3] ~= '' and not redis.call('ZSCORE', KEYS[2], ARGV[3]) then return -1 end
 local found = redis.call('GET', KEYS[1])
 if found then
-  local read, held = pcall(cjson.decode, found)
-  if read and held.status == 'SUCCESS' then return 0 end
+  local read, stands = pcall(cjson.decode, found)
+  if read and type(stands) == 'table' then
+    if stands.status == 'SUCCESS' or stands.status == 'FAILURE' or stands.status == 'REVOKED' then return 0 end
+  end
 end
 redis.call('SET', KEYS[1], ARGV[1])
 if ARGV[2] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
@@ -132,4 +136,74 @@ for i = 2, #KEYS do
   redis.call('PEXPIRE', KEYS[i], ARGV[2])
 end
 return 1
+"""
+
+_NOW_MS: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+"""
+
+# KEYS: workers that live, their queues; ARGV: worker, its queue. From here on the worker lives, and may hold messages.
+ENLIST_WORKER: Final = f"""{_NOW_MS}
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+return now
+"""
+
+# KEYS: workers that live, their queues; ARGV: worker, its queue, ms without a sign of life that make a worker dead, the moment of
+# the worker's last look (0: it may not judge), ms that may lie between two looks of a judge. Says that the worker lives, and
+# declares dead whoever has been silent for too long. A look that was held up cannot judge: so were the others' signs of life.
+# Returns whether the worker lives itself, now, whether it may trust its looks so far, who was declared dead, and which dead
+# workers still hold messages.
+LOOK_AT_WORKERS: Final = f"""{_NOW_MS}
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return {{0, now, 0, {{}}, {{}}}} end
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2])
+local last = tonumber(ARGV[4])
+local in_time = now - last <= tonumber(ARGV[5])
+local dead = {{}}
+if last > 0 and in_time then
+  dead = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[3]))
+  for _, id in ipairs(dead) do redis.call('ZREM', KEYS[1], id) end
+end
+local left = {{}}
+if redis.call('HLEN', KEYS[2]) ~= redis.call('ZCARD', KEYS[1]) then
+  for _, id in ipairs(redis.call('HKEYS', KEYS[2])) do
+    if not redis.call('ZSCORE', KEYS[1], id) then left[#left + 1] = id end
+  end
+end
+return {{1, now, (last == 0 or in_time) and 1 or 0, dead, left}}
+"""
+
+# KEYS: workers that live, what a worker holds, its queue; ARGV: the worker, '1' if it must live and '0' if it must be dead, the
+# message as it is held, the end of the queue to which it goes ('': to none, it is done with), and as what. Returns 1, or 0 if it
+# is not held any more, or -1 if the worker is not what it must be. The order makes room first: a full Redis does not refuse it.
+SETTLE_MESSAGE: Final = """
+local lives = redis.call('ZSCORE', KEYS[1], ARGV[1]) and '1' or '0'
+if lives ~= ARGV[2] then return -1 end
+if redis.call('LREM', KEYS[2], 1, ARGV[3]) == 0 then return 0 end
+if ARGV[4] == 'front' then redis.call('RPUSH', KEYS[3], ARGV[5]) end
+if ARGV[4] == 'back' then redis.call('LPUSH', KEYS[3], ARGV[5]) end
+return 1
+"""
+
+# KEYS: workers that live, their queues, what the worker holds; ARGV: the worker, ms. Returns the latest message that it holds; or
+# forgets the worker when it holds none. What stands in the place of its messages is no list, so that a process which was frozen
+# in the middle of a pop, and continues, gets an error from Redis and no message that nobody would ever look for.
+BURY_WORKER: Final = """
+local kind = redis.call('TYPE', KEYS[3]).ok
+if kind == 'list' then return redis.call('LINDEX', KEYS[3], 0) end
+redis.call('SET', KEYS[3], 'gone', 'PX', ARGV[2])
+redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('HDEL', KEYS[2], ARGV[1])
+return false
+"""
+
+# KEYS: a queue, then the lists on which producers put messages of other priorities; ARGV[1]: how many to move at most.
+GATHER_PRIORITIES: Final = """
+local left = tonumber(ARGV[1])
+for i = 2, #KEYS do
+  while left > 0 and redis.call('LMOVE', KEYS[i], KEYS[1], 'RIGHT', 'LEFT') do left = left - 1 end
+end
+return tonumber(ARGV[1]) - left
 """

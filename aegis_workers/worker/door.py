@@ -19,7 +19,7 @@ from aegis_workers.dispatch import inputs
 from aegis_workers.dispatch.delivery import Delivery
 from aegis_workers.errors import AegisError, CallRevoked, InvalidInput, PutBack, SetAside
 from aegis_workers.settings import Settings
-from aegis_workers.state import aside, cancels, connection
+from aegis_workers.state import aside, cancels, connection, envelope
 from aegis_workers.state.aside import Entry
 from aegis_workers.worker import poison, runtime
 from aegis_workers.worker.poison import Work
@@ -142,7 +142,8 @@ class Door(QuietTask):
         """The delivery at hand. A workflow of Celery's own runs this task inside another, whose message it then is."""
         request = current_task.request
         again = bool((request.delivery_info or {}).get("redelivered"))
-        return Delivery(task_id=str(request.id), again=again)
+        headers = request.headers if isinstance(request.headers, Mapping) else {}
+        return Delivery(task_id=str(request.id), again=again, deaths=len(envelope.deaths(headers)))
 
     @property
     def enqueued_at(self) -> float | None:

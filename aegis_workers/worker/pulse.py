@@ -7,6 +7,7 @@ from celery import bootsteps, signals
 from celery.worker import state
 from celery.worker.consumer.tasks import Tasks
 
+from aegis_workers.worker import holdings
 from aegis_workers.worker.signs import Signs
 
 BEAT_S = 0.5
@@ -43,17 +44,18 @@ class Pulse(bootsteps.StartStopStep):
         self._connected = False
 
     def signs(self, *, queued: int | None, answering_since: float | None) -> Signs:
-        """What this process shows now, beside what Redis said."""
+        """What this process shows now, beside what Redis said. One that gives no messages is as good as away."""
+        held = holdings.current()
         return Signs(
             at=time.monotonic(),
             turned_at=self._turned_at,
             connected=self._connected,
             queues=self.queues,
             taken=self._taken,
-            held=len(state.requests) + self._unacknowledged(),
+            held=max(len(state.requests), held.count if held else 0),
             stopping=self._is_stopping(),
             inline=self._inline,
-            queued=queued,
+            queued=None if held and held.waits_for_redis else queued,
             answering_since=answering_since,
         )
 
@@ -61,14 +63,6 @@ class Pulse(bootsteps.StartStopStep):
     def queues(self) -> tuple[str, ...]:
         """What it consumes from now: an operator may have cancelled a queue."""
         return tuple(self._consumer.app.amqp.queues.consume_from)
-
-    def _unacknowledged(self) -> int:
-        """Messages of the connection that are neither acknowledged nor among the requests: kept back by a rate limit, say."""
-        tasks = getattr(self._consumer, "task_consumer", None)
-        if not self._connected or tasks is None or tasks.channel is None:
-            return 0
-        qos = tasks.channel.qos
-        return max(0, len(qos._delivered) - len(qos._dirty))  # noqa: SLF001 - kombu has no public way
 
     def _is_stopping(self) -> bool:
         told = any(flag is not None and flag is not False for flag in (state.should_stop, state.should_terminate))

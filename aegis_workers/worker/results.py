@@ -1,17 +1,31 @@
-"""Where Celery keeps the results of tasks: in Redis under Celery's own keys, written in one step."""
+"""Where Celery keeps the results of tasks: in Redis under Celery's own keys, written in one step, and once."""
 
 from typing import Any
 
+import structlog
 from celery import states
 from celery.backends.redis import RedisBackend
+from celery.exceptions import Reject
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from aegis_workers.state import scripts
+from aegis_workers.state import connection, keys, scripts
+from aegis_workers.worker import holdings, runtime
+
+log = structlog.get_logger(__name__)
+
+# A Redis that is away, full, or not the one that is written to: it will be otherwise some time.
+_PASSING = (RedisConnectionError, RedisTimeoutError, ReadOnlyError)
+_PASSING_WORDS = ("MISCONF", "NOREPLICAS", "MASTERDOWN")
+_AGAIN_AFTER_S = 1.0
+_SAY_EVERY = 30
 
 
 class Results(RedisBackend):
-    """Celery's Redis results, where a success is final.
+    """Celery's Redis results, where the first outcome is final.
 
-    Celery reads the state, then writes: of two deliveries of a task that end together the failure could replace the success. One
+    Celery reads the state, then writes: of two deliveries of a task that end together the second would replace the first. One
     script decides, and costs half of their round trips.
     """
 
@@ -19,8 +33,37 @@ class Results(RedisBackend):
         meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
         value = self.encode({**meta, "task_id": task_id})
         expires_s = self.failure_expires if state == states.FAILURE else self.expires
-        self.ensure(self._store, (self.get_key_for_task(task_id), value, expires_s))
+        self._store_some_time(self.get_key_for_task(task_id), value, expires_s or 0)
         return result
 
-    def _store(self, key: bytes, value: str, expires_s: int | None) -> None:
-        self.client.eval(scripts.STORE_RESULT, 1, key, value, expires_s or 0)
+    def _store_some_time(self, key: bytes, value: str, expires_s: int) -> None:
+        """A worker waits for a Redis that does not take the result until it must stop: a call that was paid for is not lost."""
+        worker = runtime.started()
+        if worker is None:
+            self.ensure(self._store, (key, value, expires_s))
+            return
+        tries = 0
+        while True:
+            try:
+                self._store(key, value, expires_s)
+            except RedisError as error:
+                if not _will_pass(error):
+                    raise
+                if tries % _SAY_EVERY == 0:
+                    log.warning("result.waits_for_redis", error=type(error).__name__)
+                tries += 1
+            else:
+                return
+            if worker.stops_within(_AGAIN_AFTER_S):
+                raise Reject("the worker stops, and Redis does not take the result", requeue=True)
+
+    def _store(self, key: bytes, value: str, expires_s: int) -> None:
+        held = holdings.current()
+        worker_id = "" if held is None else held.holder.worker_id
+        if self.client.eval(scripts.STORE_RESULT, 2, key, keys.ALIVE, value, expires_s, worker_id) < 0:
+            log.warning("result.refused", reason="this worker was declared dead; the task is another's")
+
+
+def _will_pass(error: RedisError) -> bool:
+    refused = isinstance(error, ResponseError) and any(word in str(error) for word in _PASSING_WORDS)
+    return refused or isinstance(error, _PASSING) or connection.is_full(error)

@@ -90,6 +90,10 @@ class Runtime:
         for future in running:
             future.cancel()
 
+    def stops_within(self, seconds: float) -> bool:
+        """Waits so long, or until the grace of a worker that was told to stop is over; says whether it is."""
+        return self._stopping.wait(seconds)
+
     def close(self) -> None:
         """Ends the loop; what still runs is cancelled first."""
         self.cancel_running()

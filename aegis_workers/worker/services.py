@@ -21,7 +21,7 @@ from aegis_workers.engines.base import EngineClient, Readiness
 from aegis_workers.errors import EngineLost
 from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
-from aegis_workers.state import connection, engine_status, keys, mode, workers
+from aegis_workers.state import connection, engine_status, keys, liveness, mode, slots, workers
 from aegis_workers.state.answers import Answers
 from aegis_workers.state.cached import Cached
 from aegis_workers.state.engine_status import ReplicaStatus, Statuses
@@ -29,9 +29,10 @@ from aegis_workers.state.mode import ModeReading
 from aegis_workers.state.push import Push
 from aegis_workers.state.slots import Slots
 from aegis_workers.state.suspects import Suspects
-from aegis_workers.worker import ending, greeting, identity, pulse
+from aegis_workers.worker import ending, greeting, holdings, identity, pulse, rebirth
 from aegis_workers.worker.bulletin import Bulletin
 from aegis_workers.worker.prober import Prober
+from aegis_workers.worker.reaper import Duties, Reaper
 from aegis_workers.worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
@@ -88,6 +89,11 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
             "heartbeat": _Heartbeat(client, admission, calls, mode_memory, queue).run(),
             **_guards(client, admission, settings),
         }
+        held = holdings.current()
+        if held is not None:
+            watching = connection.open_async(settings, raw=True, timeout_s=liveness.MAX_GAP_S)
+            stack.push_async_callback(watching.aclose)
+            background["reaper"] = Reaper(watching, held, _duties(client)).run()
         for name, work in background.items():
             stack.push_async_callback(_ended, asyncio.create_task(_watched(name, work, settings), name=name))
         documents = Documents(calls, settings, answers)
@@ -100,6 +106,19 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
             documents=documents,
             answers=answers,
         )
+
+
+def _duties(client: redis.asyncio.Redis) -> Duties:
+    """What a reaper does beside putting messages back."""
+
+    async def free_slots(worker_id: str) -> None:
+        if freed := await slots.forget(client, worker_id):
+            log.warning("slots.freed", count=freed, worker=worker_id, reason="their worker died")
+
+    async def end_leases() -> None:
+        await slots.expire(client)
+
+    return Duties(declared_dead=rebirth.begin, on_death=free_slots, while_watching=end_leases)
 
 
 def _limits(settings: Settings) -> dict[Engine, Limits]:

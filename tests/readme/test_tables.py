@@ -16,11 +16,12 @@ from aegis_workers import errors, routing, tasks
 from aegis_workers.celery import QUEUES, configuration
 from aegis_workers.cli import main
 from aegis_workers.dispatch.attempts import MAX_ATTEMPTS, MAX_REASKS
-from aegis_workers.dispatch.inputs import MAX_BATCH_ITEMS, ExtractionOptions
-from aegis_workers.errors import AegisError, EngineError, ErrorClass, PutBack
+from aegis_workers.dispatch.inputs import MAX_BATCH_ITEMS, MAX_DEADLINE_S, ExtractionOptions
+from aegis_workers.errors import AegisError, CallRevoked, EngineError, ErrorClass, PutBack
 from aegis_workers.outcome import Status
 from aegis_workers.routing import Engine, EngineView, Mode, Policy, Refuse, Run, TaskType, Wait
 from aegis_workers.settings import PROFILE_MODES, Settings
+from aegis_workers.state import liveness
 from aegis_workers.state import mode as modes
 from aegis_workers.worker.door import Door
 
@@ -109,7 +110,7 @@ def test_every_status_and_every_error_class_is_in_its_table() -> None:
 def test_every_exception_that_a_caller_can_meet_is_in_its_table() -> None:
     said = [readme.words(cell)[0] for cell, _, _ in readme.table("exception", "from", "what to do")]
     defined = {kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, AegisError)}
-    inside = {kind for kind in defined if issubclass(kind, EngineError | PutBack)} | {AegisError}
+    inside = {kind for kind in defined if issubclass(kind, EngineError | PutBack)} | {AegisError, CallRevoked}
     assert sorted(said) == sorted(kind.__name__ for kind in defined - inside)
 
 
@@ -135,13 +136,13 @@ def test_every_public_name_and_every_option_is_in_the_readme(name: str) -> None:
 
 
 def test_the_numbers_in_the_text_are_those_in_force() -> None:
-    transport = configuration()["broker_transport_options"]
     for said in (
         f"up to {MAX_BATCH_ITEMS} in one message",
         f"up to {MAX_ATTEMPTS} attempts",
         f"asked again {['never', 'once', 'twice'][MAX_REASKS]}",
         f"never older than {modes.MAX_AGE_S:g} s",
-        f"{transport['visibility_timeout'] / 60:.0f} minutes with the defaults",
+        f"silent for {liveness.TTL_S:g} s",
+        f"at most a {'week' if MAX_DEADLINE_S == 7 * 86_400 else 'different time'}",
     ):
         assert said in " ".join(readme.TEXT.split()), said
 

@@ -78,15 +78,22 @@ class Installation:
 
     def python(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """What another program does and says here: `script` in an interpreter of its own, with this installation's settings."""
-        return self._run([sys.executable, "-c", script, *arguments])
+        return self.run([sys.executable, "-c", script, *arguments])
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """What `aegis-workers` does and says here."""
-        return self._run([sys.executable, "-m", "aegis_workers.cli", *arguments])
+        return self.run([sys.executable, "-m", "aegis_workers.cli", *arguments])
 
-    def _run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        env = environment.of(self.settings)
-        return subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=self.logs, timeout=WITHIN_S)
+    @property
+    def environment(self) -> dict[str, str]:
+        """That of every process here."""
+        return environment.of(self.settings)
+
+    def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """What a command does and says here."""
+        return subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, check=False, cwd=self.logs, timeout=WITHIN_S
+        )
 
     def kill_engine(self, engine: Engine) -> None:
         """SIGKILL to a simulator; returns when it is gone."""

@@ -44,7 +44,7 @@ def test_calls_that_outlast_the_grace_are_closed_and_done_by_the_next_worker(tmp
         assert worker.popen.wait(15) == 0
         assert eventually(lambda: place.in_flight(Engine.OLLAMA) == 0)
         assert place.redis.llen(queue) == 8
-        assert place.redis.hlen("unacked") == 0
+        assert list(place.redis.scan_iter("aegis:held:*", _type="list")) == []
         place.behave(Engine.OLLAMA)
         place.start_workers(queue)
         assert {result.get(timeout=20)["status"] for result in results} <= {"ok", "empty"}

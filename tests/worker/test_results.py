@@ -10,6 +10,8 @@ from celery import Celery
 from celery.result import AsyncResult
 
 from aegis_workers.settings import Settings
+from aegis_workers.state import keys
+from aegis_workers.worker import holdings
 from aegis_workers.worker.results import Results
 
 
@@ -58,10 +60,32 @@ def test_a_failure_that_comes_at_the_same_time_does_not_replace_a_success(
     assert AsyncResult("one", app=app).get(timeout=5) == {"status": "ok"}
 
 
-def test_a_success_replaces_a_failure(app: Celery, results: Results) -> None:
-    results.store_result("one", RuntimeError("lost"), "FAILURE")
+@pytest.mark.parametrize("second", ["SUCCESS", "FAILURE", "REVOKED"])
+@pytest.mark.parametrize("first", ["SUCCESS", "FAILURE", "REVOKED"])
+def test_the_first_outcome_stays(results: Results, client: redis.Redis, first: str, second: str) -> None:
+    for state in (first, second):
+        results.store_result("one", {"status": "ok"} if state == "SUCCESS" else RuntimeError("no"), state)
+    assert json.loads(str(client.get("celery-task-meta-one")))["status"] == first
+
+
+@pytest.mark.parametrize("state", ["STARTED", "RETRY"])
+def test_what_is_no_outcome_is_replaced(app: Celery, results: Results, state: str) -> None:
+    results.store_result("one", RuntimeError("again") if state == "RETRY" else {"pid": 7}, state)
     results.store_result("one", {"status": "ok"}, "SUCCESS")
     assert AsyncResult("one", app=app).get(timeout=5) == {"status": "ok"}
+
+
+def test_a_worker_that_was_declared_dead_records_nothing(
+    results: Results, settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holdings, "_current", None)
+    worker = holdings.begin(settings, "chat").holder.worker_id
+    client.zadd(keys.ALIVE, {"somebody else": 1})
+    results.store_result("one", 1, "SUCCESS")
+    assert client.get("celery-task-meta-one") is None
+    client.zadd(keys.ALIVE, {worker: 1})
+    results.store_result("one", 1, "SUCCESS")
+    assert client.get("celery-task-meta-one") is not None
 
 
 @pytest.mark.parametrize(("expires_s", "lives_s"), [(600, 600), (None, -1)], ids=["for a time", "for ever"])

@@ -1,0 +1,59 @@
+"""Celery's consumer, with messages that the process holds and not the connection."""
+
+from typing import Any
+
+import structlog
+from celery.worker import state
+from celery.worker.consumer import Consumer as CeleryConsumer
+
+from aegis_workers.worker import holdings, transport
+from aegis_workers.worker.holdings import Holdings
+
+log = structlog.get_logger(__name__)
+
+
+class Consumer(CeleryConsumer):
+    """Takes the messages of one queue."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        found = holdings.current()
+        assert found is not None  # noqa: S101 - a step of the worker has begun it
+        self._held: Holdings = found
+        super().__init__(*args, **options)
+
+    def connect(self) -> Any:
+        """The connection from which tasks are taken; tries until Redis answers."""
+        like = self.app.connection_for_read(heartbeat=self.amqheartbeat)
+        connection = self.ensure_connected(transport.connection(like, self._held))
+        if self.hub:
+            connection.transport.register_with_event_loop(connection.connection, self.hub)
+        return connection
+
+    def call_soon_ack(self, p: Any, *args: Any, **kwargs: Any) -> Any:
+        """Settles a message in the thread that is done with it, and wakes the loop, which may take another one."""
+        p(*args, **kwargs)
+        if self.hub:
+            self.hub.call_soon(_look_for_room)
+        return p
+
+    def on_close(self) -> None:
+        """A connection was lost: tasks that run go on, those that wait for their moment are given back."""
+        waiting = [request for request in tuple(state.scheduled_requests) if not _is_in_hand(request)]
+        super().on_close()
+        for request in waiting:
+            self._held.let_go(request.message.delivery_tag)
+
+    def add_task_queue(self, queue: Any, *args: Any, **options: Any) -> None:
+        """Remote control may make the worker take up its own queue again, and no other."""
+        if queue != self._held.holder.queue:
+            log.warning("queue.refused", queue=self._held.holder.queue, reason="a worker takes from one queue")
+            return
+        super().add_task_queue(queue, *args, **options)
+
+
+def _is_in_hand(request: Any) -> bool:
+    return request in state.active_requests or request in state.reserved_requests
+
+
+def _look_for_room() -> None:
+    """Wakes the loop, which then sees for itself."""
