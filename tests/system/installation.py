@@ -89,6 +89,15 @@ class Installation:
         """That of every process here."""
         return environment.of(self.settings)
 
+    def redis_cli(self, *arguments: str) -> str:
+        """What `redis-cli`, which lies beside the server, says to a command."""
+        binary = redis_server.find_binary()
+        assert binary is not None
+        client = binary.path.with_name(binary.path.name.replace("-server", "-cli"))
+        told = self.run([str(client), "-u", self.settings.redis_url, *arguments])
+        assert told.returncode == 0, told.stderr
+        return told.stdout
+
     def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """What a command does and says here."""
         return subprocess.run(
