@@ -21,6 +21,8 @@ from aegis_workers.local.process import Process
 from aegis_workers.routing import Engine
 from aegis_workers.state import keys
 
+pytestmark = pytest.mark.timeout(150)  # some wait for as long as a worker may be silent, or Redis away
+
 RUNS_AGAIN_WITHIN_S = 10.0
 DONE = {"ok", "empty"}
 
