@@ -93,6 +93,7 @@ class Admission:
         self._changed = asyncio.Event()
         self._refresh_at = 0.0
         self._closed = False
+        self._load = 0
 
     @asynccontextmanager
     async def slot(self, task_type: TaskType, call: CallId) -> AsyncIterator[Admitted]:
@@ -101,11 +102,15 @@ class Admission:
         Raises `ConfigurationError` where no allowed engine is configured, `CallRevoked` where the task was revoked,
         `WaitedTooLong` and `WorkerStopping` where the message should go back to its queue.
         """
-        admitted = await self._wait(task_type, call)
+        self._load += 1
         try:
-            yield admitted
+            admitted = await self._wait(task_type, call)
+            try:
+                yield admitted
+            finally:
+                self._give_back(admitted)
         finally:
-            self._give_back(admitted)
+            self._load -= 1
 
     async def _wait(self, task_type: TaskType, call: CallId) -> Admitted:
         if self._closed:
@@ -138,6 +143,11 @@ class Admission:
         self._closed = True
         for line in self._lines.values():
             line.fail_all(WorkerStopping("the worker is stopping"))
+
+    @property
+    def load(self) -> int:
+        """Calls of this process that wait or are in flight; may be read from any thread."""
+        return self._load
 
     @property
     def in_flight(self) -> Mapping[str, int]:

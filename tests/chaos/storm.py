@@ -72,6 +72,7 @@ class Storm:
     ids: Sequence[str]
     in_flight: int = 0
     asked_before: int = 0
+    modules: Sequence[str] = ()
     ended_at: float = 0.0
 
     def strike(self, fault: Callable[["Storm"], None]) -> None:
