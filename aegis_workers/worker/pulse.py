@@ -45,9 +45,12 @@ class Pulse(bootsteps.StartStopStep):
 
     def signs(self, *, queued: int | None, answering_since: float | None) -> Signs:
         """What this process shows now, beside what Redis said. One that gives no messages is as good as away."""
-        held = holdings.current()
+        now, held = time.monotonic(), holdings.current()
+        if held is not None and answering_since is not None:
+            queued = None if held.refused_until >= now else queued
+            answering_since = max(answering_since, held.refused_until)
         return Signs(
-            at=time.monotonic(),
+            at=now,
             turned_at=self._turned_at,
             connected=self._connected,
             queues=self.queues,
@@ -55,7 +58,7 @@ class Pulse(bootsteps.StartStopStep):
             held=max(len(state.requests), held.count if held else 0),
             stopping=self._is_stopping(),
             inline=self._inline,
-            queued=None if held and held.waits_for_redis else queued,
+            queued=queued,
             answering_since=answering_since,
         )
 
