@@ -23,7 +23,6 @@ from aegis_workers.engines.base import EngineClient
 from aegis_workers.errors import ConfigurationError, WaitedTooLong, WorkerStopping
 from aegis_workers.routing import Decision, Engine, Lane, Refuse, Run, TaskType, Wait, lane
 from aegis_workers.state.cached import Cached
-from aegis_workers.state.cancels import Cancel
 from aegis_workers.state.engine_status import Statuses
 from aegis_workers.state.mode import ModeReading
 from aegis_workers.state.slots import REFRESH_S, Exchange, Give, Outcome, Refusal
@@ -261,7 +260,7 @@ class Admission:
                 else:
                     waiter.admitted.set_result(admitted)
             elif call_id in outcome.cancelled:
-                waiter.fail(running.revoked(Cancel.TERMINATE if waiter.task.has_begun else Cancel.REVOKE))
+                waiter.fail(running.revoked(outcome.cancelled[call_id]))
         for served in {waiter.lane for waiter, _ in asking} - outcome.refusals.keys():
             self._lines[served].is_full = False
             self._changed.set()  # more may wait than were asked for
