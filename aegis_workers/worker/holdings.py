@@ -59,6 +59,7 @@ class Holdings:
         self._fenced = False
         self._ended = False
         self._refused_at: float | None = None
+        self._lived_at = float("-inf")
 
     @property
     def may_take(self) -> bool:

@@ -7,7 +7,7 @@ from celery import bootsteps, signals
 from celery.worker import state
 from celery.worker.consumer.tasks import Tasks
 
-from aegis_workers.worker import holdings
+from aegis_workers.worker import ending, holdings
 from aegis_workers.worker.signs import Signs
 
 BEAT_S = 0.5
@@ -40,11 +40,12 @@ class Pulse(bootsteps.StartStopStep):
         hub.call_repeatedly(BEAT_S, self._turn)
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002
-        """The connection is lost, or the worker stops."""
+        """The connection is lost, or the worker stops. Whoever tries to connect again and again does not hang."""
+        self._turn()
         self._connected = False
 
     def signs(self, *, queued: int | None, answering_since: float | None) -> Signs:
-        """What this process shows now, beside what Redis said. One that gives no messages is as good as away."""
+        """What this process shows now, beside what Redis said."""
         held = holdings.current()
         return Signs(
             at=time.monotonic(),
@@ -53,9 +54,11 @@ class Pulse(bootsteps.StartStopStep):
             queues=self.queues,
             taken=self._taken,
             held=max(len(state.requests), held.count if held else 0),
+            refused=held is not None and held.waits_for_redis,
             stopping=self._is_stopping(),
+            failed=ending.has_begun(),
             inline=self._inline,
-            queued=None if held and held.waits_for_redis else queued,
+            queued=queued,
             answering_since=answering_since,
         )
 
