@@ -45,21 +45,22 @@ class Pulse(bootsteps.StartStopStep):
         self._connected = False
 
     def signs(self, *, queued: int | None, answering_since: float | None) -> Signs:
-        """What this process shows now, beside what Redis said."""
-        held = holdings.current()
+        """What this process shows now, beside what Redis said. One that gave no messages has begun to answer after that."""
+        now, held = time.monotonic(), holdings.current()
+        refused_until = float("-inf") if held is None else held.refused_until
         return Signs(
-            at=time.monotonic(),
+            at=now,
             turned_at=self._turned_at,
             connected=self._connected,
             queues=self.queues,
             taken=self._taken,
             held=max(len(state.requests), held.count if held else 0),
-            refused=held is not None and held.waits_for_redis,
+            refused=refused_until >= now,
             stopping=self._is_stopping(),
             failed=ending.has_begun(),
             inline=self._inline,
             queued=queued,
-            answering_since=answering_since,
+            answering_since=None if answering_since is None else max(answering_since, refused_until),
         )
 
     @property

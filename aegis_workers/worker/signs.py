@@ -29,7 +29,7 @@ class Signs:
     @property
     def stalled_s(self) -> float:
         """For how long the main loop has not turned although it could have: Redis let it, and no task was in its way."""
-        if self.answering_since is None or self.refused or (self.inline and self.held):
+        if self.answering_since is None or (self.inline and self.held):
             return 0.0
         return max(0.0, self.at - max(self.turned_at, self.answering_since))
 

@@ -6,8 +6,7 @@ Or the loop turns, and takes nothing although there is something to take.
 
 import asyncio
 import time
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import redis.asyncio
 import structlog
@@ -66,9 +65,7 @@ class Watchdog:
             now = await self._look(slept_s)
             since, before = starving_since(since, before, now), now
             reason = self._reason(now, since)
-            if reason is not None and await self._redis_is_full():
-                since, self.answering_since = None, None
-            elif reason is not None:
+            if reason is not None:
                 log.critical("worker.stuck", reason=f"{reason}: it ends, so that its supervisor starts a new one")
                 ending.end(within_s=ending.MARGIN_S + (self._grace_s if now.held else 0.0))
                 return
@@ -95,14 +92,6 @@ class Watchdog:
             paused = max(slept_s, now - began) > _OVERSLEPT * self._look_s
             self.answering_since = now if paused or self.answering_since is None else self.answering_since
         return self._consumer.signs(queued=self.queued, answering_since=self.answering_since)
-
-    async def _redis_is_full(self) -> bool:
-        """Whether Redis answers, and yet lets no consumer begin: then a new one would do no better."""
-        try:
-            memory: Mapping[str, Any] = await self._client.info("memory")
-        except (RedisError, OSError):
-            return False
-        return bool(0 < memory.get("maxmemory", 0) <= memory.get("used_memory", 0))
 
     async def _sleep(self) -> float:
         """How long it really slept, in seconds."""
