@@ -11,6 +11,7 @@ import redis.asyncio
 
 from aegis_workers.routing import Engine, Lane
 from aegis_workers.state import breaker, keys, slot_scripts
+from aegis_workers.state.cancels import Cancel
 
 # A lease ends this long after its worker last held on to it, and is held on to this often.
 LEASE_S: Final = 20.0
@@ -90,10 +91,10 @@ class Exchange:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One entry for each want: the URL of its replica, or None. `cancelled`: wants whose task was revoked."""
+    """One entry for each want: the URL of its replica, or None. `cancelled`: how the task of a want was ended, by call id."""
 
     urls: Sequence[str | None]
-    cancelled: frozenset[str]
+    cancelled: Mapping[str, Cancel]
     refusals: Mapping[Lane, Refusal]
 
 
@@ -159,6 +160,8 @@ def _as_script_reads(mode: str | None) -> str | bool:
     return mode
 
 
+_CANCELS: Final = {-1: Cancel.REVOKE, -2: Cancel.TERMINATE}
+
 # Their order is that of their keys.
 _LANES: Final = (Lane.BULK, Lane.INTERACTIVE)
 
@@ -175,11 +178,11 @@ def _keys(asked: Exchange) -> list[str]:
 
 
 def _outcome(asked: Exchange, answer: Sequence[Any]) -> Outcome:
-    """The script answers with a refusal or nothing for each lane, then a number for each want: of its replica, 0 or -1."""
+    """The script answers with a refusal or nothing for each lane, then a number for each want: of its replica, 0 or below."""
     said, numbers = answer[: len(_LANES)], [int(number) for number in answer[len(_LANES) :]]
     return Outcome(
         urls=[asked.replicas[number - 1].url if number > 0 else None for number in numbers],
-        cancelled=frozenset(want.call_id for want, number in zip(asked.wants, numbers, strict=True) if number < 0),
+        cancelled={want.call_id: _CANCELS[number] for want, number in zip(asked.wants, numbers, strict=True) if number < 0},
         refusals={lane: Refusal(word) for lane, word in zip(_LANES, said, strict=True) if word},
     )
 

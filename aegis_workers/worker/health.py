@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-from aegis_workers.settings import Settings
 from aegis_workers.worker.signs import Signs
 
 WRITE_EVERY_S = 1.0
@@ -71,9 +70,8 @@ def judge(signs: Signs, *, limit_s: float) -> Verdict:
     return Verdict(live=not dead, ready=reason is None, reason=reason)
 
 
-def refused(settings: Settings) -> str | None:
+def refused(folder: Path | None) -> str | None:
     """Why the folder of the settings cannot be used, in words; None where it can, and where none is set. Makes it."""
-    folder = settings.health_dir
     if folder is None:
         return None
     try:

@@ -18,6 +18,7 @@ from aegis_workers.routing import Engine, Lane
 from aegis_workers.settings import Settings
 from aegis_workers.state import breaker, connection, keys, slots
 from aegis_workers.state.breaker import Breaker
+from aegis_workers.state.cancels import Cancel
 from aegis_workers.state.slots import LEASE_S, Ended, Exchange, Give, Outcome, Refusal, Replica, Slots, Want
 
 pytestmark = pytest.mark.anyio
@@ -186,7 +187,7 @@ async def test_a_call_whose_task_was_revoked_is_not_admitted(client: redis.Redis
     client.set(keys.cancelled("b"), "1")
     outcome = await worker(async_client).exchange(asked(want("a"), want("b"), want("c")))
     assert outcome.urls == [ONE, None, ONE]
-    assert outcome.cancelled == {"b"}
+    assert outcome.cancelled == {"b": Cancel.REVOKE}
     assert not outcome.refusals
 
 
@@ -200,7 +201,7 @@ async def test_a_task_that_has_begun_is_ended_by_terminate_alone(
     set_ready(client, ONE)
     client.set(keys.cancelled("a"), mark)
     outcome = await worker(async_client).exchange(asked(replace(want("a"), begun=begun)))
-    assert outcome.cancelled == ({"a"} if ends else set())
+    assert outcome.cancelled == ({"a": Cancel(mark)} if ends else {})
     assert outcome.urls == [None if ends else ONE]
 
 
