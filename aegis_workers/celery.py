@@ -125,7 +125,7 @@ class PlaceCheck(bootsteps.Step):
 
     def __init__(self, parent: Any, **options: Any) -> None:
         settings = settings_module.load()
-        reason = health.refused(settings) or greeting.refused(settings)
+        reason = health.refused(settings.health_dir) or greeting.refused(settings)
         if reason is not None:
             raise BadSettings(ConfigurationError(reason))
         super().__init__(parent, **options)

@@ -118,20 +118,30 @@ class EngineBusy(EngineError):
 class EngineLost(EngineError):
     """The engine went away: connection lost, `abort`, a stream without its end, a server that is shutting down.
 
-    `crashed`: the call that was in flight may be what broke it.
+    `crashed`: the call that was in flight may be what broke it. `down`: the server serves nobody now, as this one call tells; one
+    connection that was lost does not tell it, and an Ollama whose model process died starts another for the next call.
     """
 
     error_class = ErrorClass.ENGINE_FATAL
     crashed = True
+    down = False
+
+
+class EngineDying(EngineLost):
+    """The server said that its engine process died: it answers for a moment yet, and then it ends."""
+
+    down = True
 
 
 class EngineUnreachable(EngineLost):
     """No connection could be made: nobody listens there. Nothing was sent."""
 
     crashed = False
+    down = True
 
 
 class EngineWithdrew(EngineLost):
     """The engine broke the call off in an orderly way: it was told to stop, to sleep, or to load something else."""
 
     crashed = False
+    down = True

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from aegis_workers import settings as settings_module
 from aegis_workers.cli.output import ago, json_option, print_json, print_table
 from aegis_workers.errors import ConfigurationError
 from aegis_workers.worker import health as files
@@ -37,6 +36,8 @@ def health(ctx: click.Context, nodes: Sequence[str], *, only_live: bool, as_json
     NODE is a worker's node name, such as chat@host, or its part before the @. Exit status 1 unless every one of them takes
     messages now.
     """
+    from aegis_workers import settings as settings_module
+
     folder = settings_module.load().health_dir
     if folder is None:
         raise ConfigurationError("AEGIS_HEALTH_DIR is not set: set it to a folder, here and for the workers")

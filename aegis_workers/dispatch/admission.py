@@ -10,8 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Protocol, assert_never
+from typing import assert_never
 
 from redis.exceptions import RedisError
 
@@ -19,13 +18,14 @@ from aegis_workers.dispatch import running
 from aegis_workers.dispatch.delivery import CallId
 from aegis_workers.dispatch.fleet import Fleet, not_up
 from aegis_workers.dispatch.lines import Admitted, Line, Waiter
+from aegis_workers.dispatch.turn import Ledger, Turn
 from aegis_workers.engines.base import EngineClient
 from aegis_workers.errors import ConfigurationError, WaitedTooLong, WorkerStopping
 from aegis_workers.routing import Decision, Engine, Lane, Refuse, Run, TaskType, Wait, lane
 from aegis_workers.state.cached import Cached
 from aegis_workers.state.engine_status import Statuses
 from aegis_workers.state.mode import ModeReading
-from aegis_workers.state.slots import REFRESH_S, Exchange, Give, Held, Outcome, Refusal
+from aegis_workers.state.slots import REFRESH_S, Exchange, Give, Outcome, Refusal
 
 # Calls that wait for an engine look again this often even if nothing told them to.
 _LOOK_AGAIN_S = 1.0
@@ -39,32 +39,6 @@ _ASKED_AT_ONCE = 64
 _ASKED_BEYOND = 4
 # What a worker that ends waits for its slots to be given back; after that their leases end by themselves.
 _LAST_WORDS_S = 1.0
-
-
-class Ledger(Protocol):
-    """Where the slots of all workers are counted; `state.slots.Slots` in a worker."""
-
-    def now_ms(self) -> int: ...
-
-    async def exchange(self, asked: Exchange) -> Outcome: ...
-
-    async def refresh(self, held: Held) -> None: ...
-
-
-@dataclass
-class _Round:
-    """One turn of the pump: what was read, and who asks for which engine because of it."""
-
-    mode: ModeReading
-    statuses: Statuses
-    asking: dict[Engine, list[tuple[Waiter, Run]]] = field(default_factory=lambda: {engine: [] for engine in Engine})
-    _decisions: dict[TaskType, Decision] = field(default_factory=dict)
-
-    def decision(self, task_type: TaskType, decide: Callable[[TaskType, ModeReading, Statuses], Decision]) -> Decision:
-        """Where calls of this type go; it is decided once."""
-        if task_type not in self._decisions:
-            self._decisions[task_type] = decide(task_type, self.mode, self.statuses)
-        return self._decisions[task_type]
 
 
 class Admission:
@@ -213,7 +187,7 @@ class Admission:
 
     async def _admit(self) -> None:
         self._put_back_the_longest()
-        turn = _Round((await self._mode.read()).value, (await self._statuses.read()).value)
+        turn = Turn((await self._mode.read()).value, (await self._statuses.read()).value)
         # From here to the exchange there is no await: it is asked for by what has been read.
         if self._is_alive():
             for line in self._lines.values():
@@ -226,7 +200,7 @@ class Admission:
             for line in self._lines.values():
                 line.fail_older(time.monotonic() - self._longest_wait_s, WaitedTooLong(line.reason))
 
-    def _ask(self, line: Line, turn: _Round) -> None:
+    def _ask(self, line: Line, turn: Turn) -> None:
         """Notes for which engine the head of the line asks, and ends those that no engine will ever serve."""
         line.drop_ended()
         given_back = sum(len(gives) for gives in self._gives.values())
@@ -247,7 +221,7 @@ class Admission:
         """Where a call would go by what was read."""
         return self._fleet.decide(task_type, mode.mode, statuses, self._ledger.now_ms())
 
-    async def _exchange(self, engine: Engine, turn: _Round) -> None:
+    async def _exchange(self, engine: Engine, turn: Turn) -> None:
         asking, gives = turn.asking[engine], self._gives[engine]
         if not asking and not gives:
             return
@@ -291,7 +265,7 @@ class Admission:
             self._lines[served].is_full = False
             self._changed.set()  # more may wait than were asked for
 
-    def _note_refusal(self, refused: Lane, why: Refusal, engine: Engine, turn: _Round) -> None:
+    def _note_refusal(self, refused: Lane, why: Refusal, engine: Engine, turn: Turn) -> None:
         line = self._lines[refused]
         match why:
             case Refusal.FULL:
@@ -311,6 +285,6 @@ class Admission:
 
     async def _return_all(self) -> None:
         """Gives back what the last calls gave back, after which this worker holds nothing."""
-        turn = _Round((await self._mode.read()).value, (await self._statuses.read()).value)
+        turn = Turn((await self._mode.read()).value, (await self._statuses.read()).value)
         for engine in Engine:
             await self._exchange(engine, turn)

@@ -154,8 +154,10 @@ class Calls:
         """One attempt; its replica's breaker is told how it ended."""
         try:
             answer = await self._attempt(admitted, request, ask)
-        except StreamInterrupted:
+        except StreamInterrupted as broken:
             admitted.ended = Ended.FAILED
+            if isinstance(broken.__cause__, EngineLost):
+                await self._report_lost(admitted.client, broken.__cause__)
             raise
         admitted.ended = _ended(answer)
         return answer

@@ -90,7 +90,7 @@ class _Pieces:
                     self._arrived.set()
         except EngineError as error:
             if self._begun:
-                raise StreamInterrupted(f"the answer broke off: {error}") from None
+                raise StreamInterrupted(f"the answer broke off: {error}") from error
             raise
         raise AssertionError("a client's stream ends with its completion")
 

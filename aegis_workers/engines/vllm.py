@@ -11,13 +11,14 @@ from aegis_workers.completion import Completion, CompletionRequest
 from aegis_workers.engines import failure, probing, sse, transport, turns, vllm_wire
 from aegis_workers.engines.base import Probe, Readiness
 from aegis_workers.engines.failure import Failure
-from aegis_workers.errors import EngineBusy, EngineError, EngineLost
+from aegis_workers.errors import EngineBusy, EngineDying, EngineError, EngineLost, EngineWithdrew
 from aegis_workers.routing import Engine
 
 CHAT_PATH = "/v1/chat/completions"
 
-# What a server says that will not live on: its engine process died, or it was told to stop and drains.
-_DYING = ("enginecore encountered an issue", "cannot schedule new futures after shutdown")
+# What a server says whose engine process died, and one that was told to stop and lets its last calls end.
+_DYING = "enginecore encountered an issue"
+_DRAINING = "cannot schedule new futures after shutdown"
 _DONE = "[DONE]"
 # Exact names: each has a neighbour that begins like it (`num_requests_waiting_by_reason`).
 _GAUGE = re.compile(r"^vllm:num_requests_(running|waiting)(?:\{[^}]*\})? (\S+)", re.MULTILINE)
@@ -108,14 +109,20 @@ class VllmClient:
     def _broken_off(self, error: Any) -> EngineError:
         code = error.get("code") if isinstance(error, dict) else None
         told = Failure(status=code if isinstance(code, int) else 500, words=failure.spoken(error))
-        if told.is_passing:
+        if told.is_passing and self._ending(told) is None:
             return EngineLost(f"{self._where} broke the answer off with an error", words=told.words)
         return self._error(told)
 
+    def _ending(self, told: Failure) -> EngineLost | None:
+        """The loss of a server that ends. One that drains answers its health check with success: only a call finds out."""
+        if told.is_internal and told.says(_DYING):
+            return EngineDying(f"{self._where} is going down: its engine process died", words=told.words)
+        if told.is_internal and told.says(_DRAINING):
+            return EngineWithdrew(f"{self._where} is going down: it was told to stop", words=told.words)
+        return None
+
     def _error(self, told: Failure) -> EngineError:
-        if told.is_internal and told.says(*_DYING):
-            return EngineLost(f"{self._where} is going down", words=told.words)
-        return failure.explain(told, engine=self.engine, where=self._where, cure=self._cure(told))
+        return self._ending(told) or failure.explain(told, engine=self.engine, where=self._where, cure=self._cure(told))
 
     def _cure(self, told: Failure) -> str:
         match told.status:

@@ -89,8 +89,9 @@ class Draft:
 def completion(answer: Answer, *, where: str) -> Completion:
     """The complete answer.
 
-    Raises `EngineLost` where the engine broke it off: a server that is told to stop, or to sleep, ends its calls with status 200
-    and `abort`. An ending of any other unknown kind is `EngineBusy`, which spends an attempt, so that it cannot repeat for ever.
+    Raises `EngineLost` where the engine broke it off: a server that is told to stop, to sleep or to pause ends its calls with
+    status 200 and `abort`. An ending of any other unknown kind is `EngineBusy`, which spends an attempt, so that it cannot repeat
+    for ever.
     """
     if not answer.choices:
         raise EngineBusy(f"{where} answered without a choice")

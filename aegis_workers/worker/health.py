@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-from aegis_workers.settings import Settings
 from aegis_workers.worker.signs import Signs
 
 WRITE_EVERY_S = 1.0
@@ -57,12 +56,14 @@ class Health:
 
 def judge(signs: Signs, *, limit_s: float) -> Verdict:
     """What a process's signs of life mean; it is dead once its main loop has stood still for `limit_s` while Redis answered."""
-    dead = signs.hangs(limit_s)
+    dead = signs.failed or signs.hangs(limit_s)
     stalled = f"its main loop has not turned for {signs.stalled_s:.0f} s although Redis answers"
     obstacles = (
+        (signs.hangs(limit_s), stalled),
+        (signs.failed, "it ends itself, and its log says why"),
         (signs.stopping, "it is stopping"),
-        (dead, stalled),
         (signs.queued is None, "Redis does not answer"),
+        (signs.refused, "Redis gives no messages: it is full, or cannot write its log"),
         (not signs.connected, "its consumer is connecting to Redis"),
         (signs.stalled_s >= _UNREADY_S, stalled),
         (not signs.queues, "it consumes from no queue"),
@@ -71,9 +72,8 @@ def judge(signs: Signs, *, limit_s: float) -> Verdict:
     return Verdict(live=not dead, ready=reason is None, reason=reason)
 
 
-def refused(settings: Settings) -> str | None:
+def refused(folder: Path | None) -> str | None:
     """Why the folder of the settings cannot be used, in words; None where it can, and where none is set. Makes it."""
-    folder = settings.health_dir
     if folder is None:
         return None
     try:

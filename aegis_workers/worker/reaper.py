@@ -5,6 +5,7 @@ message moves it, so that a reaper which dies in the middle leaves the rest to t
 """
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 # What Redis or its absence raises; a full Redis refuses too.
 _REFUSALS = (RedisError, OSError)
+# One of so many tries to be known to others is named in the log.
+_SAY_EVERY = 30
 
 
 async def _nothing(*_: str) -> None:
@@ -72,15 +75,16 @@ class Reaper:
                 await asyncio.sleep(max(0.0, began + liveness.LOOK_EVERY_S - time.monotonic()))
 
     async def _enlist(self) -> None:
-        while True:
+        for tries in itertools.count():
+            asked_at = time.monotonic()
             try:
                 await liveness.enlist(self._client, self._holder)
             except _REFUSALS as error:
-                log.warning(
-                    "worker.not_enlisted", error=repr(error), reason="it takes no message before others know that it lives"
-                )
+                if tries % _SAY_EVERY == 0:
+                    log.warning("worker.not_enlisted", error=repr(error), reason="nobody would know that it holds messages")
                 await asyncio.sleep(liveness.LOOK_EVERY_S)
             else:
+                self._holdings.lived(asked_at)
                 self._holdings.open()
                 return
 
@@ -91,6 +95,7 @@ class Reaper:
             seen = await liveness.look(self._client, self._holder, judged_since_ms=judges_since)
         except _REFUSALS as error:
             self._witness.doubts()
+            self._holdings.note_refusal()
             log.debug("worker.look_skipped", error=repr(error))
             return
         if not seen.lives:

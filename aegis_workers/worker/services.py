@@ -18,7 +18,7 @@ from aegis_workers.dispatch.fleet import Fleet, Limits
 from aegis_workers.dispatch.running import Tasks
 from aegis_workers.engines import clients as engine_clients
 from aegis_workers.engines.base import EngineClient, Readiness
-from aegis_workers.errors import EngineLost, EngineUnreachable
+from aegis_workers.errors import EngineLost
 from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
 from aegis_workers.state import connection, engine_status, keys, liveness, mode, slots, workers
@@ -185,13 +185,13 @@ class _Changes:
 
 @dataclass(frozen=True)
 class _LossReporter:
-    """Tells all workers of a replica that this process could not reach, before the prober finds out."""
+    """Tells all workers of a replica that serves nobody, before the prober finds out. It is ready again once it has proved so."""
 
     client: redis.asyncio.Redis
     statuses: Cached[Statuses]
 
     async def report(self, replica: EngineClient, error: EngineLost) -> None:
-        if not isinstance(error, EngineUnreachable):
+        if not error.down:
             return
         status = ReplicaStatus(url=replica.url, state=Readiness.UNAVAILABLE, reason=str(error))
         try:

@@ -1,4 +1,4 @@
-"""Another Celery application on the same Redis, with tasks that take long; each start of one is counted there."""
+"""Another Celery application on the same Redis, with tasks that take long; each start and each end of one is counted there."""
 
 import os
 import time
@@ -6,9 +6,9 @@ import time
 import redis
 from celery import Celery
 
-STARTS = "foreign:starts"
+STARTS, ENDS = "foreign:starts", "foreign:ends"
 
-url = os.environ["AEGIS_REDIS_URL"]
+url = os.environ.get("AEGIS_REDIS_URL", "")
 app = Celery("foreign", broker=url, backend=url)
 app.conf.task_acks_late = True
 app.conf.task_default_queue = "foreign"
@@ -20,4 +20,5 @@ def long(seconds: float) -> None:
     """Takes so long."""
     with redis.Redis.from_url(url) as client:
         client.incr(STARTS)
-    time.sleep(seconds)
+        time.sleep(seconds)
+        client.incr(ENDS)

@@ -1,4 +1,4 @@
-"""Imported by a worker, it kills the process between a message that Redis gave it and the first note of it here, once."""
+"""Imported by a worker, it kills the process between a message that Redis gave it and the first note of it here, when told to."""
 
 import os
 import signal
@@ -8,18 +8,20 @@ from typing import Any
 
 from aegis_workers.worker.holdings import Holdings
 
-# The worker that did so is the last: its successor finds this.
-DONE = Path("killed-in-the-gap")
-TAKEN_BEFORE = 60
+# The file that tells the worker to end; it is gone when the worker is.
+TOLD = Path(os.environ["STORM_FOLDER"]) / "end-in-the-gap"
 
-_take, _taken = Holdings.take, 0
+_take = Holdings.take
+
+
+def last_act(holdings: Holdings, raw: bytes) -> None:
+    """What another module of this folder has the worker do with the message before it ends."""
 
 
 def _take_or_die(self: Holdings, raw: bytes) -> Mapping[str, Any] | None:
-    global _taken  # noqa: PLW0603 - a module that is imported for what it does
-    _taken += 1
-    if _taken > TAKEN_BEFORE and not DONE.exists():
-        DONE.touch()
+    if TOLD.exists():
+        TOLD.unlink()
+        last_act(self, raw)
         os.kill(os.getpid(), signal.SIGKILL)
     return _take(self, raw)
 

@@ -129,6 +129,7 @@ def hold(folder: Path, *mechanisms_off: str, workers: int = 1, **settings: Any) 
     }
     with pytest.MonkeyPatch.context() as patch, installed(folder, vllm=VLLM, **rules | settings) as place:
         patch.setenv("PYTHONPATH", path)
+        patch.setenv("STORM_FOLDER", str(folder))
         start_workers(place, workers, *mechanisms_off)
         place.await_engines(Engine.VLLM)
         yield place

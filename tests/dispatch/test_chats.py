@@ -23,6 +23,7 @@ from aegis_workers.errors import (
     DeadlineExceeded,
     EngineBusy,
     EngineLost,
+    EngineWithdrew,
     RequestRefused,
     StreamInterrupted,
     WorkerStopping,
@@ -91,9 +92,10 @@ def writer() -> FakeWriter:
     return FakeWriter()
 
 
-def calls_of(place: Place, timeout_s: float = 60.0) -> Calls:
-    async def report(client: EngineClient, error: EngineLost) -> None:
-        del client, error
+def calls_of(place: Place, timeout_s: float = 60.0, losses: list[EngineLost] | None = None) -> Calls:
+    async def report(_: EngineClient, error: EngineLost) -> None:
+        if losses is not None:
+            losses.append(error)
 
     return Calls(place.admission, SuspectsHere(), timeout_s=timeout_s, report_lost=report)
 
@@ -222,6 +224,18 @@ class TestStream:
         assert len(place.engines[OLLAMA][0].asked) == 1
         assert place.engines[VLLM][0].asked == []
         assert place.admission.in_flight == {}
+
+    async def test_an_engine_that_is_lost_in_the_middle_of_an_answer_is_reported(self, place: Place, writer: FakeWriter) -> None:
+        losses: list[EngineLost] = []
+        calls = calls_of(place, losses=losses)
+        task = await begun(chats.stream(calls, conversation(), DELIVERY, writer))  # type: ignore[arg-type] # a double
+        asked = await place.asked(OLLAMA)
+        asked.say("half")
+        error = EngineWithdrew("Ollama: told to stop")
+        asked.fail(error)
+        with pytest.raises(StreamInterrupted):
+            await task
+        assert losses == [error]
 
     async def test_an_answer_that_takes_longer_than_a_call_may_is_closed_and_never_begun_again(
         self, place: Place, writer: FakeWriter

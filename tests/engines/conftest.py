@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Literal
 
 import pytest
-from engine_targets import Simulate, Target, connect, real_engines
+from engine_targets import Simulate, Target, connect, real, real_engines
 
 from aegis_workers.routing import Engine
 from aegis_workers.simulator.server import Options, start
@@ -118,14 +118,8 @@ async def simulate(anyio_backend: str) -> AsyncIterator[Simulate]:
 @pytest.fixture(params=["simulated vllm", "simulated ollama", *real_engines()])
 async def target(request: pytest.FixtureRequest, simulate: Simulate) -> AsyncIterator[Target]:
     """Every engine in turn."""
-    kind, _, engine = str(request.param).rpartition(" ")
-    if kind:
-        yield await simulate(engine)
-        return
-    url, model = (os.environ[f"AEGIS_TEST_{engine.upper()}_{name}"] for name in ("URL", "MODEL"))
-    client = connect(Engine(engine), url, model)
-    yield Target(engine=Engine(engine), url=url, client=client)
-    await client.aclose()
+    async with _target(request.param, simulate) as found:
+        yield found
 
 
 @pytest.fixture(params=["vllm", "ollama"])
@@ -134,7 +128,18 @@ async def simulated(request: pytest.FixtureRequest, simulate: Simulate) -> Targe
     return await simulate(request.param)
 
 
-@pytest.fixture(params=["vllm", "ollama"])
-async def slow(request: pytest.FixtureRequest, simulate: Simulate) -> Target:
-    """Every simulator in turn, at a speed at which `LONG` streams for a minute."""
-    return await simulate(request.param, tokens_per_s=20.0)
+@pytest.fixture(params=["simulated vllm", "simulated ollama", *real_engines()])
+async def slow(request: pytest.FixtureRequest, simulate: Simulate) -> AsyncIterator[Target]:
+    """Every engine in turn, the simulators at a speed at which `LONG` streams for a minute."""
+    async with _target(request.param, simulate, tokens_per_s=20.0) as found:
+        yield found
+
+
+@asynccontextmanager
+async def _target(kind: str, simulate: Simulate, **options: Any) -> AsyncIterator[Target]:
+    simulated, _, engine = kind.rpartition(" ")
+    if simulated:
+        yield await simulate(engine, **options)
+        return
+    async with real(Engine(engine), os.environ) as found:
+        yield found

@@ -10,7 +10,7 @@ from aegis_workers.completion import Completion, CompletionRequest, Finish, Mess
 from aegis_workers.engines import transport
 from aegis_workers.engines.base import Readiness
 from aegis_workers.engines.vllm import VllmClient
-from aegis_workers.errors import EngineBusy, EngineError, EngineLost, RequestRefused
+from aegis_workers.errors import EngineBusy, EngineDying, EngineError, EngineLost, EngineWithdrew, RequestRefused
 
 pytestmark = pytest.mark.anyio
 
@@ -86,8 +86,10 @@ async def test_no_content_is_an_empty_text_and_no_usage_is_unknown(serve: Serve,
         (reply(200, b"{}"), EngineBusy),
         (reply(200, b"null"), EngineBusy),
         (reply(200, b"<html>a secret</html>"), EngineBusy),
-        (reply(200, b'{"error": {"message": "EngineCore encountered an issue", "code": 500}}'), EngineLost),
-        (reply(500, b'{"error": {"message": "cannot schedule new futures after shutdown"}}'), EngineLost),
+        (reply(200, b'{"error": {"message": "EngineCore encountered an issue", "code": 500}}'), EngineDying),
+        (reply(500, b'{"error": {"message": "EngineCore encountered an issue."}}'), EngineDying),
+        (reply(500, b'{"error": {"message": "cannot schedule new futures after shutdown"}}'), EngineWithdrew),
+        (answer({"content": "cut"}, "abort"), EngineWithdrew),
         (reply(502, b"<html>a secret</html>"), EngineBusy),
         (reply(503, b""), EngineBusy),
         (reply(307, b"", "Location: /login"), RequestRefused),
@@ -160,7 +162,11 @@ async def test_a_stream_with_its_finish_reason_is_complete_without_the_mark(serv
         (event({"content": "caf\u00e9"}, "stop")[:-30], EngineLost),
         (event({"content": "x"}, "stop").rstrip(), EngineLost),
         (b"", EngineLost),
-        (event({"content": "x"}) + event({"content": ""}, "abort") + b"data: [DONE]\n\n", EngineLost),
+        (event({"content": "x"}) + event({"content": ""}, "abort") + b"data: [DONE]\n\n", EngineWithdrew),
+        (
+            event({"content": "x"}) + b'data: {"error": {"message": "EngineCore encountered an issue", "code": 500}}\n\n',
+            EngineDying,
+        ),
         (event({"content": "x"}, "stop") + b'data: {"error": {"message": "m", "code": 500}}\n\ndata: [DONE]\n\n', EngineLost),
         (b'data: {"error": "flat"}\n\ndata: [DONE]\n\n', EngineLost),
         (b'data: {"error": {"message": "no", "code": 400}}\n\ndata: [DONE]\n\n', RequestRefused),

@@ -19,6 +19,9 @@ _CONFIDENCE = re.compile(r'"confidence": [^,]+')
 
 # What an invented relation says, and no document does.
 INVENTED_VERB = "secretly owns"
+# The same between entities that the document names, and a type of such an entity: no mark speaks of verbs and types.
+UNSAID_VERB = "is a rival of"
+UNSAID_TYPE = "spaceship"
 
 
 class Corruption(StrEnum):
@@ -30,6 +33,8 @@ class Corruption(StrEnum):
     DUPLICATED = "all said twice"
     MISSING = "values missing"
     INVENTED = "values invented"
+    VERBS_INVENTED = "verbs invented"
+    TYPES_INVENTED = "types invented"
     WRONG_JSON = "wrong JSON"
     WRONG_TYPES = "wrong types"
     KEY_TWICE = "a key said twice"
@@ -41,7 +46,7 @@ class Corruption(StrEnum):
 
 # After these the answer says the same as before, and nothing of it may be lost.
 HARMLESS = frozenset({Corruption.FENCED, Corruption.REASONED, Corruption.CONTROLS, Corruption.DUPLICATED})
-_READABLE = HARMLESS | {Corruption.MISSING, Corruption.INVENTED}
+_READABLE = HARMLESS | {Corruption.MISSING, Corruption.INVENTED, Corruption.VERBS_INVENTED, Corruption.TYPES_INVENTED}
 # After these the chunk has no answer, and says so.
 UNREADABLE = tuple(corruption for corruption in Corruption if corruption not in _READABLE)
 
@@ -66,6 +71,11 @@ def spoil(corruption: Corruption | None, data: Data, gold: Gold, rng: random.Ran
         data = _thinned(data, rng)
     elif corruption is Corruption.INVENTED:
         data, invented = _with_inventions(data, gold, rng)
+    elif corruption is Corruption.VERBS_INVENTED:
+        named = [one["name"] for one in data["entities"]]
+        data = data | {"relations": data["relations"] + [_said(name, rng.choice(named), UNSAID_VERB) for name in named]}
+    elif corruption is Corruption.TYPES_INVENTED:
+        data = data | {"entities": data["entities"] + [one | {"type": UNSAID_TYPE} for one in data["entities"]]}
     elif corruption is Corruption.DUPLICATED:
         data = {part: values + [value | {"description": "Again."} for value in values] for part, values in data.items()}
     text = json.dumps(data, ensure_ascii=rng.random() < 0.5)
@@ -116,8 +126,8 @@ def _imagined(name: str, *mentions: str) -> Data:
     return {"name": name, "type": "person", "description": "", "confidence": 1, "mentions": list(mentions)}
 
 
-def _said(source: str, target: str) -> Data:
-    return {"source": source, "relation": INVENTED_VERB, "target": target, "description": "", "strength": 10}
+def _said(source: str, target: str, verb: str = INVENTED_VERB) -> Data:
+    return {"source": source, "relation": verb, "target": target, "description": "", "strength": 10}
 
 
 def invent(gold: Gold, rng: random.Random) -> str:

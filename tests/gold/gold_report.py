@@ -26,6 +26,7 @@ _COLUMNS = (
     "relations P R F1",
     "grounded",
     "let through",
+    "verbs, types",
     "astray",
     "chunks by outcome",
 )
@@ -49,7 +50,8 @@ def main(seed: int, documents: int, *, as_json: bool) -> None:
 
     cut: chunk and overlap in tokens. unseen: mentions and relations that stand whole in no chunk that was answered; the others
     are scored: entities by type and span, names by name and type, relations by ends and verb. let through: invented values
-    without a mark. astray: chunks and documents that did not end as they had to.
+    without a mark. verbs, types: invented ones of entities that the document does name; a mark speaks of names and mentions only.
+    astray: chunks and documents that did not end as they had to.
     """
     started = time.monotonic()
     golds = list(gold_documents.documents(seed, documents))
@@ -76,6 +78,7 @@ def _fields(row: Row) -> dict[str, Any]:
         "grounding_rate": score.grounding_rate,
         "cut_away": score.cut_away,
         "invented_let_through": score.let_through,
+        "invented_verbs_and_types": score.unsaid,
         "chunks": dict(row.finding.statuses),
         "said_twice": score.twice,
         "ended_otherwise_than_due": row.finding.astray,
@@ -105,6 +108,7 @@ def _cells(row: Row) -> list[str]:
         *map(_shares, (score.entities, score.names, score.relations)),
         f"{score.grounding_rate:.3f}",
         str(score.let_through),
+        str(score.unsaid),
         str(row.finding.astray),
         ", ".join(f"{count} {status}" for status, count in sorted(row.finding.statuses.items())),
     ]

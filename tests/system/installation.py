@@ -91,6 +91,15 @@ class Installation:
         """That of every process here."""
         return environment.of(self.settings)
 
+    def redis_cli(self, *arguments: str) -> str:
+        """What `redis-cli`, which lies beside the server, says to a command."""
+        binary = redis_server.find_binary()
+        assert binary is not None
+        client = binary.path.with_name(binary.path.name.replace("-server", "-cli"))
+        told = self.run([str(client), "-u", self.settings.redis_url, *arguments])
+        assert told.returncode == 0, told.stderr
+        return told.stdout
+
     def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """What a command does and says here."""
         return subprocess.run(
@@ -130,6 +139,11 @@ class Installation:
     def behave(self, engine: Engine, **behaviour: Any) -> None:
         """Set the faults of a simulator."""
         self._simulator(engine, "behaviour", behaviour)
+
+    def tell(self, engine: Engine, path: str) -> None:
+        """An operator's request to the engine itself, without a body."""
+        request = urllib.request.Request(f"{self.settings.urls(engine)[0]}{path}", method="POST")  # noqa: S310
+        urllib.request.urlopen(request, timeout=5).close()  # noqa: S310 - a simulator on loopback
 
     def stats(self, engine: Engine) -> dict[str, Any]:
         """What a simulator has counted."""

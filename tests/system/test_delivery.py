@@ -14,10 +14,12 @@ import pytest
 from celery.result import AsyncResult
 from installation import Installation, eventually, installed
 
-from aegis_workers.local import process
+from aegis_workers.local import children, process
 from aegis_workers.local.process import Process
 from aegis_workers.routing import Engine
 from aegis_workers.state import keys
+
+pytestmark = pytest.mark.timeout(150)  # some wait for as long as a worker may be silent, or Redis away
 
 RUNS_AGAIN_WITHIN_S = 10.0
 DONE = {"ok", "empty"}
@@ -264,6 +266,22 @@ def test_a_full_redis_makes_workers_wait_and_go_on(tmp_path: Path) -> None:
         eventually(lambda: nothing_is_left(place))
 
 
+def test_a_worker_that_starts_on_a_full_redis_waits_for_room(tmp_path: Path) -> None:
+    limit_s = 3.0
+    with on_vllm(tmp_path, call_seconds=0.1, watchdog_s=limit_s) as place:
+        results = send(place, 5)
+        place.redis.config_set("maxmemory", 1)
+        worker = children.start_worker("extraction", place.settings, tmp_path, "--loglevel", "info")
+        place.workers.append(worker)
+        eventually(lambda: "worker.not_enlisted" in worker.log_text())
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker.popen.wait(3 * limit_s)
+
+        place.redis.config_set("maxmemory", 0)
+
+        assert statuses(results) <= DONE
+
+
 def test_a_worker_that_must_stop_while_redis_takes_no_results_puts_its_messages_back(tmp_path: Path) -> None:
     with on_vllm(tmp_path, "extraction", call_seconds=0.5) as place:
         results = send(place, 20)
@@ -285,13 +303,13 @@ def test_a_message_with_a_priority_takes_its_turn(tmp_path: Path) -> None:
         assert statuses([result for priority in range(10) for result in send(place, 1, priority=priority)]) <= DONE
 
 
-@pytest.mark.parametrize("unreadable", [b"\xff", b"5", b"{}", b'{"properties": {"delivery_tag": "a"}, "body": 5}'])
-def test_what_is_no_message_is_dropped_and_the_worker_goes_on(tmp_path: Path, unreadable: bytes) -> None:
+def test_what_is_no_message_is_dropped_and_the_worker_goes_on(tmp_path: Path) -> None:
+    unreadable = [b"\xff", b"5", b"{}", b'{"properties": {"delivery_tag": "a"}, "body": 5}']
     with on_vllm(tmp_path, "extraction", call_seconds=0.1) as place:
-        place.redis.lpush("extraction", unreadable)
+        place.redis.lpush("extraction", *unreadable)
         assert statuses(send(place, 1)) <= DONE
         eventually(lambda: nothing_is_left(place))
-        assert "message.unreadable" in place.worker_logs()
+        assert place.worker_logs().count("message.unreadable") == len(unreadable)
 
 
 FOREIGN = """

@@ -34,6 +34,37 @@ def test_calls_in_flight_at_an_engine_that_dies_end_on_the_other_without_a_spent
         assert "fell back to Ollama" in outcomes[0]["calls"][0]["reason"]
 
 
+def test_an_engine_that_breaks_its_calls_off_is_left_alone_before_a_probe_finds_out(tmp_path: Path) -> None:
+    """A call that was sent to it would hang."""
+    settings: dict[str, Any] = {"llm_engine_mode": "vllm", "probe_interval_s": 600}
+    with installed(tmp_path, "extraction", vllm=("--dev-mode",), **settings) as place:
+        place.behave(Engine.VLLM, slow_s=60)
+        in_flight = [place.send("aegis.extract", text=f"Ada Stone met Bo Hill in town {n}.") for n in range(5)]
+        eventually(lambda: place.in_flight(Engine.VLLM) == 5)
+        asked = place.stats(Engine.VLLM)["requests"]
+
+        place.tell(Engine.VLLM, "/pause")
+        outcomes = [result.get(timeout=20) for result in in_flight]
+
+        assert {(outcome["engine"], outcome["attempts"]) for outcome in outcomes} == {("ollama", 1)}
+        told = engines(place)["engines"]["vllm"]
+        assert (told["state"], "finish reason abort" in told["reason"]) == ("unavailable", True)
+        assert place.stats(Engine.VLLM)["requests"] == asked
+
+
+def test_an_engine_that_drains_is_left_alone_until_it_completes_a_token_again(tmp_path: Path) -> None:
+    """Its health check says nothing of it: a call finds out, and a probe is believed once it has proved the contrary."""
+    with installed(tmp_path, "extraction", llm_engine_mode="vllm") as place:
+        place.behave(Engine.VLLM, error_status=500, error_message="cannot schedule new futures after shutdown")
+        outcome = place.send("aegis.extract", text="Ada Stone met Bo Hill.").get(timeout=20)
+        assert (outcome["engine"], outcome["attempts"]) == ("ollama", 1)
+        eventually(lambda: "completes no token yet" in engines(place)["engines"]["vllm"]["reason"])
+
+        place.behave(Engine.VLLM)
+        place.await_engines(Engine.VLLM)
+        assert place.send("aegis.extract", text="Ada Stone met Bo Hill.").get(timeout=20)["engine"] == "vllm"
+
+
 def test_with_policy_hold_calls_wait_for_the_engine_that_died_and_say_so(tmp_path: Path) -> None:
     with installed(tmp_path, "extraction", llm_engine_mode="vllm", fallback="hold") as place:
         place.behave(Engine.VLLM, health_down=True)

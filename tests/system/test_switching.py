@@ -25,7 +25,7 @@ def test_a_call_in_flight_ends_on_its_engine_and_the_next_goes_where_a_plain_set
     in_flight = [place.chat() for _ in range(5)]
     eventually(lambda: place.in_flight(Engine.VLLM) == 5)
 
-    place.redis.set(keys.MODE, "ollama")
+    assert place.redis_cli("SET", keys.MODE, "ollama") == "OK\n"
     after = [place.chat() for _ in range(2)]
 
     assert {result.get(timeout=20)["engine"] for result in after} == {"ollama"}
@@ -40,7 +40,7 @@ def test_every_way_to_switch_is_seen_by_running_workers(place: Installation) -> 
         subprocess.run(command, env=environment.of(place.settings), check=True, cwd=place.logs, capture_output=True)
 
     def redis_cli(mode: str) -> None:
-        place.redis.set(keys.MODE, f" {mode.upper()} ")
+        assert place.redis_cli("SET", keys.MODE, f" {mode.upper()} ") == "OK\n"
 
     def admin_task(mode: str) -> None:
         assert place.send("aegis.set_engine_mode", mode=mode).get(timeout=20)["mode"] == mode

@@ -14,7 +14,7 @@ from serving import CONTEXT_TOKENS, MODEL, SLOTS, Server
 
 from aegis_workers.completion import Finish, Message
 from aegis_workers.engines.base import Readiness
-from aegis_workers.errors import EngineLost, RequestRefused
+from aegis_workers.errors import EngineWithdrew, RequestRefused
 
 pytestmark = pytest.mark.anyio
 
@@ -157,8 +157,22 @@ async def test_going_to_rest_breaks_off_what_runs(server: Server, ask: Ask, rest
         await http.post(rest)
         failure: Any = (await asyncio.gather(call, return_exceptions=True))[0]
         await http.post(wake)
-        assert isinstance(failure, EngineLost)
+        assert type(failure) is EngineWithdrew
         assert "finish reason abort" in str(failure)
         # It serves again. Its gauges show the call that was broken off until it has run another one.
         assert (await client.complete(SHORT)).finish is Finish.LENGTH
         await server.has_in_flight(0)
+
+
+@pytest.mark.parametrize(("rest", "wake"), [("/sleep?level=1&mode=wait", "/wake_up"), ("/pause?mode=wait", "/resume")])
+async def test_going_to_rest_can_wait_for_what_runs(server: Server, rest: str, wake: str) -> None:
+    medium = replace(LONG, sampling=replace(LONG.sampling, max_tokens=500))
+    async with connected(server) as client, httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=60) as http:
+        (call,) = await asking.begun(server, client.complete(medium))
+        rested = await http.post(rest)
+        answer = await call
+        found = await client.probe()
+        await http.post(wake)
+        assert rested.status_code == httpx.codes.OK
+        assert (answer.finish, answer.completion_tokens) == (Finish.LENGTH, 500)
+        assert (found.readiness, found.reason) == (Readiness.UNAVAILABLE, "asleep")

@@ -10,7 +10,7 @@ from asking import LONG, SHORT, connected
 from serving import API_KEY, Server
 
 from aegis_workers.completion import Completion
-from aegis_workers.errors import EngineLost, EngineUnreachable
+from aegis_workers.errors import EngineDying, EngineLost, EngineUnreachable, EngineWithdrew
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +25,7 @@ async def test_an_engine_that_is_told_to_stop_breaks_its_answers_off_with_abort(
         calls = await asking.begun(guarded, *(ask(client, LONG) for ask in asking.WAYS))
         guarded.terminate_engine_core()
         for failure in await asking.failures(*calls):
-            assert type(failure) is EngineLost
+            assert type(failure) is EngineWithdrew
             assert str(failure).endswith("finish reason abort)")
     guarded.kill()  # it answers for a moment yet, and the next test shall not meet it
 
@@ -36,7 +36,12 @@ async def test_no_call_of_a_server_that_is_told_to_stop_passes_for_answered(guar
         guarded.terminate()
         # It kills its engine process at once: a call learns of that, or, where it was killed before it said so, waits for its
         # own deadline (both seen with vLLM 0.32).
-        assert {type(failure) for failure in await asking.failures(*calls)} <= {EngineLost, TimeoutError}
+        assert {type(failure) for failure in await asking.failures(*calls)} <= {
+            EngineDying,
+            EngineWithdrew,
+            EngineLost,
+            TimeoutError,
+        }
         await asyncio.to_thread(guarded.await_end)
         with pytest.raises(EngineUnreachable):
             await client.complete(SHORT)
@@ -47,7 +52,7 @@ async def test_a_server_whose_engine_process_is_killed_loses_its_calls_and_ends(
         calls = await asking.begun(server, *(ask(client, LONG) for ask in asking.WAYS))
         server.kill_engine_core()
         for failure in await asking.failures(*calls):
-            assert type(failure) is EngineLost
+            assert type(failure) is EngineDying
         with pytest.raises(EngineLost):
             await client.complete(SHORT)
         await asyncio.to_thread(server.await_end)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from aegis_workers.settings import Settings
 from aegis_workers.worker import health
 from aegis_workers.worker.health import Health, Verdict
 from aegis_workers.worker.signs import Signs
@@ -45,6 +44,8 @@ def test_a_worker_that_turns_and_has_redis_is_ready() -> None:
         ({"connected": False, "turned_at": 900.0}, False, "has not turned for 100 s although Redis answers"),
         ({"turned_at": 990.0}, True, "has not turned for 10 s"),
         ({"turned_at": 900.0}, False, "has not turned for 100 s"),
+        ({"failed": True, "stopping": True}, False, "it ends itself"),
+        ({"refused": True}, True, "Redis gives no messages"),
         ({"queues": ()}, True, "consumes from no queue"),
     ],
 )
@@ -98,12 +99,12 @@ def test_a_reader_never_meets_half_a_file(tmp_path: Path) -> None:
 
 def test_a_folder_that_can_be_made_is_made(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "health"
-    assert health.refused(Settings(_env_file=None, health_dir=folder)) is None
+    assert health.refused(folder) is None
     assert folder.is_dir()
-    assert health.refused(Settings(_env_file=None)) is None
+    assert health.refused(None) is None
 
 
 def test_a_folder_that_cannot_be_there_is_refused_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    reason = health.refused(Settings(_env_file=None, health_dir=tmp_path / "file" / "health"))
+    reason = health.refused(tmp_path / "file" / "health")
     assert reason == f"AEGIS_HEALTH_DIR={tmp_path}/file/health: no folder can be there (Not a directory)"
