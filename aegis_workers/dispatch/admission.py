@@ -25,10 +25,12 @@ from aegis_workers.routing import Decision, Engine, Lane, Refuse, Run, TaskType,
 from aegis_workers.state.cached import Cached
 from aegis_workers.state.engine_status import Statuses
 from aegis_workers.state.mode import ModeReading
-from aegis_workers.state.slots import REFRESH_S, Exchange, Give, Outcome, Refusal
+from aegis_workers.state.slots import REFRESH_S, Ended, Exchange, Give, Outcome, Refusal
 
 # Calls that wait for an engine look again this often even if nothing told them to.
 _LOOK_AGAIN_S = 1.0
+# What was decided on has changed: it is read again, and not in a busy loop should it change all the time.
+_AT_ONCE_S = 0.005
 # Calls that wait for a slot ask again this often even if no push told them that one was given back.
 _ASK_AGAIN_S = 0.25
 # A Redis that does not answer is asked again this often.
@@ -189,9 +191,11 @@ class Admission:
         self._put_back_the_longest()
         turn = Turn((await self._mode.read()).value, (await self._statuses.read()).value)
         # From here to the exchange there is no await: it is asked for by what has been read.
-        if self._is_alive():
-            for line in self._lines.values():
+        for line in self._lines.values():
+            if self._is_alive():
                 self._ask(line, turn)
+            else:
+                line.waits("waits for Redis to know again that this worker lives", _REDIS_AGAIN_S)
         for engine in Engine:
             await self._exchange(engine, turn)
 
@@ -276,15 +280,18 @@ class Admission:
                 line.waits(f"waits for {engine.label}: {not_up(turn.statuses[engine], self._ledger.now_ms())}", _ASK_AGAIN_S)
             case Refusal.ENGINE:
                 self._statuses.drop()
-                line.waits("its turn", 0.0)
+                line.waits("its turn", _AT_ONCE_S)
             case Refusal.MODE:
                 self._mode.drop()
-                line.waits("its turn", 0.0)
+                line.waits("its turn", _AT_ONCE_S)
             case _:
                 assert_never(why)
 
     async def _return_all(self) -> None:
-        """Gives back what the last calls gave back, after which this worker holds nothing."""
+        """Gives back what the last calls gave back, and what is held by calls that are being closed."""
+        for (client, line), call_ids in self._held.items():
+            last = (Give(call_id=call_id, lane=line, url=client.url, ended=Ended.OTHER) for call_id in call_ids)
+            self._gives[client.engine].extend(last)
         turn = Turn((await self._mode.read()).value, (await self._statuses.read()).value)
         for engine in Engine:
             await self._exchange(engine, turn)
