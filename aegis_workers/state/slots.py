@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -187,17 +187,27 @@ def _outcome(asked: Exchange, answer: Sequence[Any]) -> Outcome:
     )
 
 
-async def forget(client: redis.asyncio.Redis, worker_id: str) -> int:
-    """Takes back the slots of a worker that is dead, and lets another call be the trial that its call was; how many slots."""
-    names = [name async for name in client.scan_iter(match=f"{keys.SLOTS_PREFIX}*", count=1000)]
+async def forget(client: redis.asyncio.Redis, worker_id: str, urls: Iterable[str]) -> int:
+    """Takes back the slots that a dead worker had at the replicas `urls`, and lets another call be the trial that its call was.
+
+    Returns how many slots it had.
+    """
+    names = _leases(urls)
     engines = [keys.engine(engine) for engine in Engine]
     return int(await client.eval(slot_scripts.FORGET_SLOTS, len(engines) + len(names), *engines, *names, worker_id, len(engines)))
 
 
-async def expire(client: redis.asyncio.Redis) -> int:
-    """Takes back the slots whose leases have ended; how many. Not for a Redis that has just been away: see the reaper."""
-    names = [name async for name in client.scan_iter(match=f"{keys.SLOTS_PREFIX}*", count=1000)]
+async def expire(client: redis.asyncio.Redis, urls: Iterable[str]) -> int:
+    """Takes back the slots of the replicas `urls` whose leases have ended; how many.
+
+    Not for a Redis that has just been away: see the reaper.
+    """
+    names = _leases(urls)
     return int(await client.eval(slot_scripts.EXPIRE_SLOTS, len(names), *names)) if names else 0
+
+
+def _leases(urls: Iterable[str]) -> list[str]:
+    return [keys.slots(url, lane) for url in urls for lane in _LANES]
 
 
 async def close_breaker(client: redis.asyncio.Redis, engine: Engine, url: str) -> None:

@@ -95,7 +95,7 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
         if held is not None:
             watching = connection.open_async(settings, raw=True, timeout_s=liveness.MAX_GAP_S)
             stack.push_async_callback(watching.aclose)
-            background["reaper"] = Reaper(watching, held, _duties(client)).run()
+            background["reaper"] = Reaper(watching, held, _duties(client, settings)).run()
         for name, work in background.items():
             stack.push_async_callback(_ended, asyncio.create_task(_watched(name, work, settings), name=name))
         documents = Documents(calls, settings, answers)
@@ -115,15 +115,16 @@ def _always() -> bool:
     return True
 
 
-def _duties(client: redis.asyncio.Redis) -> Duties:
-    """What a reaper does beside putting messages back."""
+def _duties(client: redis.asyncio.Redis, settings: Settings) -> Duties:
+    """What a reaper does beside putting messages back, for the replicas that this worker knows; others know the others."""
+    urls = [url for engine in Engine for url in settings.urls(engine)]
 
     async def free_slots(worker_id: str) -> None:
-        if freed := await slots.forget(client, worker_id):
+        if freed := await slots.forget(client, worker_id, urls):
             log.warning("slots.freed", count=freed, worker=worker_id, reason="their worker died")
 
     async def end_leases() -> None:
-        await slots.expire(client)
+        await slots.expire(client, urls)
 
     verdict = Coroner(client).verdict
     return Duties(declared_dead=rebirth.begin, verdict=verdict, on_death=free_slots, while_watching=end_leases)
