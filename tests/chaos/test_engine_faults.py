@@ -56,6 +56,8 @@ def test_nothing_is_lost_or_doubled_when(fault: str, tmp_path: Path, record_prop
     assert found.fulfils(extra=MET + PROOFS), found
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, marks=[pytest.mark.long] if number else []) for number, fault in enumerate(FAULTS)]
+)
 def test_calls_fail_without_another_attempt_when(fault: str, tmp_path: Path) -> None:
     assert storm_with(fault, tmp_path, "without_retries").failed > 0

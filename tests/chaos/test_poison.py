@@ -66,6 +66,7 @@ def test_an_item_that_kills_its_worker_is_set_aside_and_the_rest_is_done(tmp_pat
         assert MARK not in place.worker_logs()
 
 
+@pytest.mark.long
 def test_a_text_that_kills_its_worker_ends_as_set_aside_and_is_done_once_it_is_enqueued_again(tmp_path: Path) -> None:
     with storm.hold(tmp_path, "kills_its_worker") as place:
         with supervised(place, "kills_its_worker"):

@@ -44,6 +44,7 @@ def test_nothing_is_lost_or_doubled_when_redis_restarts(tmp_path: Path, record_p
     assert found.fulfils(extra=LIMIT), found
 
 
+@pytest.mark.long
 def test_outcomes_are_lost_where_a_result_does_not_wait_for_redis(tmp_path: Path) -> None:
     found = storm_of(restarted, tmp_path, "without_waiting_for_redis", within_s=LOST_WITHIN_S)
     assert not found.fulfils(extra=LIMIT), found

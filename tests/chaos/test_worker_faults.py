@@ -82,6 +82,7 @@ def test_nothing_is_lost_or_doubled_when_all_workers_are_killed(tmp_path: Path, 
     assert found.fulfils(extra=LIMIT), found
 
 
+@pytest.mark.long
 def test_what_all_workers_held_is_lost_without_a_reaper(tmp_path: Path) -> None:
     assert storm_of(all_killed, tmp_path, "without_reaping", within_s=LOST_WITHIN_S).lost > 0
 
@@ -102,6 +103,7 @@ def test_nothing_is_lost_or_doubled_when_a_worker_is_told_to_stop(tmp_path: Path
     assert found.fulfils(extra=LIMIT), found
 
 
+@pytest.mark.long
 def test_what_a_stopped_worker_held_is_lost_where_nothing_is_put_back(tmp_path: Path) -> None:
     assert storm_of(one_stopped, tmp_path, "without_putting_back", within_s=LOST_WITHIN_S).lost > 0
 
@@ -154,6 +156,7 @@ def test_another_application_with_long_tasks_keeps_them(tmp_path: Path, record_p
     assert starts == 4
 
 
+@pytest.mark.long
 def test_the_long_tasks_of_another_application_begin_twice_without_keys_of_our_own(tmp_path: Path) -> None:
     _, starts = beside_a_foreign_application(tmp_path, "without_keys_of_its_own")
     assert starts > 4

@@ -85,6 +85,7 @@ def freeze_redis(place: Installation, seconds: float) -> None:
     place.server.process.popen.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.long
 def test_what_a_killed_worker_held_runs_again_within_ten_seconds(tmp_path: Path) -> None:
     with on_vllm(tmp_path, "extraction", "extraction") as place:
         before = asked(place)
@@ -219,6 +220,7 @@ def test_a_worker_for_several_queues_is_refused(tmp_path: Path, queues: str) -> 
         assert told.stderr.strip().endswith("start one process for each, with -Q and its name")
 
 
+@pytest.mark.long
 def test_a_redis_that_pauses_makes_nobody_look_dead(tmp_path: Path) -> None:
     with on_vllm(tmp_path, "extraction", "extraction") as place:
         before, living = asked(place), alive(place)
@@ -233,6 +235,7 @@ def test_a_redis_that_pauses_makes_nobody_look_dead(tmp_path: Path) -> None:
         eventually(lambda: nothing_is_left(place))
 
 
+@pytest.mark.long
 def test_a_redis_that_restarts_loses_and_doubles_nothing(tmp_path: Path) -> None:
     with on_vllm(tmp_path, "extraction", "extraction") as place:
         before, living = asked(place), alive(place)
@@ -344,6 +347,7 @@ def foreign_worker(place: Installation, folder: Path) -> Iterator[Callable[[], i
         worker.wait(30)
 
 
+@pytest.mark.long
 def test_another_application_on_the_same_redis_keeps_what_it_holds(tmp_path: Path) -> None:
     with on_vllm(tmp_path, call_seconds=0.1) as place, foreign_worker(place, tmp_path) as starts:
         foreign = [place.producer.send_task("foreign.long", args=[8], queue="foreign") for _ in range(4)]
