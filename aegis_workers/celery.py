@@ -10,7 +10,7 @@ from kombu.entity import Exchange, Queue
 from aegis_workers import settings as settings_module
 from aegis_workers.errors import ConfigurationError
 from aegis_workers.state import cancels
-from aegis_workers.worker import ending, greeting, health, holdings, logs, rebirth, runtime
+from aegis_workers.worker import ending, greeting, health, holdings, rebirth, runtime
 from aegis_workers.worker.events import EventTimer
 from aegis_workers.worker.pulse import Pulse
 from aegis_workers.worker.queues import only_queue
@@ -149,13 +149,10 @@ app.steps["worker"].update({PoolCheck, PlaceCheck, QueueCheck, ColdEnd})
 app.steps["consumer"].update({EventTimer, Pulse, RevokeCommands})
 
 
-@signals.setup_logging.connect(weak=False)
-def _set_up_logging(loglevel: int | str | None = None, **_: Any) -> None:
-    logs.set_up(settings_module.load(), loglevel)
-
-
 @signals.celeryd_after_setup.connect(weak=False)
 def _start_runtime(instance: Any, **_: Any) -> None:
+    if instance.app is not app:  # another application's worker, whose tasks enqueue ours
+        return
     rebirth.prepare()
     runtime.start(settings_module.load(), queue=only_queue(instance.app.amqp.queues.consume_from))
 
@@ -163,6 +160,8 @@ def _start_runtime(instance: Any, **_: Any) -> None:
 @signals.worker_ready.connect(weak=False)
 def _settle(**_: Any) -> None:
     """What is loaded by now stays: a garbage collector that looks through it again stops all calls for 0.1 s."""
+    if runtime.started() is None:
+        return
     gc.collect()
     gc.freeze()
 
@@ -177,8 +176,9 @@ def _begin_stop(**_: Any) -> None:
 @signals.worker_shutdown.connect(weak=False)
 def _close_runtime(sender: Any, **_: Any) -> None:
     running = runtime.started()
-    if running is not None:
-        running.close()
+    if running is None:
+        return
+    running.close()
     held = holdings.current()
     if held is not None:
         held.give_up()

@@ -38,7 +38,7 @@ class CallCancelled(AegisError):
 
 
 class CallRevoked(CallCancelled):
-    """The call's task was revoked. `terminated`: also where an engine had it already."""
+    """The call's task was revoked; its producer sees Celery's own `TaskRevokedError`. `terminated`: an engine may have had it."""
 
     def __init__(self, message: str, *, terminated: bool = False) -> None:
         super().__init__(message)

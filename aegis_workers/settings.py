@@ -104,7 +104,9 @@ Stripped = BeforeValidator(_stripped)
 # Of a large limit a few slots are enough to keep a chat from waiting.
 _MOST_KEPT = 8
 # A thread that waits costs about 40 kB.
-_FEWEST_THREADS, _MOST_THREADS = 16, 1024
+_MOST_THREADS = 1024
+# With fewer, what an engine of few slots could do next would lie in the queue while the worker looks elsewhere.
+_SMALLEST_CAPACITY = 16
 
 
 class Settings(BaseSettings):
@@ -219,11 +221,11 @@ class Settings(BaseSettings):
     def capacity(self) -> int:
         """Calls that a worker process takes on, waiting or in flight: twice what an engine may have, so that no slot waits."""
         limits = [self.limit(engine) * len(self.urls(engine)) for engine in Engine if self.model(engine) is not None]
-        return 2 * max(limits, default=1)
+        return max(_SMALLEST_CAPACITY, 2 * max(limits, default=1))
 
     def threads(self) -> int:
         """Messages that a worker process works on at once: enough for its capacity if each holds a single call."""
-        return self.worker_threads or min(_MOST_THREADS, max(_FEWEST_THREADS, self.capacity()))
+        return self.worker_threads or min(_MOST_THREADS, self.capacity())
 
     def has_room_for_both(self) -> bool:
         """Whether the memory settings say that both engines fit at once; without a budget they do not say so."""

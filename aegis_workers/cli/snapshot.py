@@ -9,7 +9,7 @@ from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
 from aegis_workers.state import connection, engine_status, workers
 from aegis_workers.state import mode as modes
-from aegis_workers.state.engine_status import EngineStatus
+from aegis_workers.state.engine_status import EngineStatus, ReplicaStatus
 from aegis_workers.state.workers import WorkerReport
 
 # The prober's lease outlives as many looks; then another worker should long have taken over.
@@ -38,18 +38,31 @@ def _engine(engine: Engine, status: EngineStatus, reports: Sequence[WorkerReport
     configured = bool(status.replicas) or settings.model(engine) is not None
     return {
         "state": status.state.value if configured else "not_configured",
-        "reason": status.reason if configured else f"AEGIS_{engine.upper()}_MODEL is not set",
+        "reason": _reason(status) if configured else f"AEGIS_{engine.upper()}_MODEL is not set",
         "stale": configured and _is_stale(status, settings),
         "since": status.since,
         "probed_at": status.probed_at,
         "in_flight": sum(report.in_flight.get(engine, 0) for report in reports),
         "limit": settings.limit(engine) * max(1, len(status.replicas)),
         "tokens_per_s": round(sum(report.tokens_per_s.get(engine, 0.0) for report in reports), 1),
-        "replicas": [
-            {"url": replica.url, "state": replica.state.value, "reason": replica.reason, "loaded": replica.loaded}
-            for replica in status.replicas
-        ],
+        "replicas": [_replica(replica) for replica in status.replicas],
     }
+
+
+def _replica(replica: ReplicaStatus) -> dict[str, Any]:
+    now_ms = time.time() * 1000
+    return {
+        "url": replica.url,
+        "state": replica.state.value,
+        "reason": replica.reason or replica.breaker.explain(now_ms),
+        "loaded": replica.loaded,
+        "breaker": replica.breaker.stands(now_ms).value,
+    }
+
+
+def _reason(status: EngineStatus) -> str:
+    """Why calls cannot go there now: an engine that is ready is passed over while its breakers are open."""
+    return status.reason or next(filter(None, (_replica(replica)["reason"] for replica in status.replicas)), "")
 
 
 def _is_stale(status: EngineStatus, settings: Settings) -> bool:

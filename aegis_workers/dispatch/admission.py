@@ -10,8 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Protocol, assert_never
+from typing import assert_never
 
 from redis.exceptions import RedisError
 
@@ -19,17 +18,19 @@ from aegis_workers.dispatch import running
 from aegis_workers.dispatch.delivery import CallId
 from aegis_workers.dispatch.fleet import Fleet, not_up
 from aegis_workers.dispatch.lines import Admitted, Line, Waiter
+from aegis_workers.dispatch.turn import Ledger, Turn
 from aegis_workers.engines.base import EngineClient
 from aegis_workers.errors import ConfigurationError, WaitedTooLong, WorkerStopping
 from aegis_workers.routing import Decision, Engine, Lane, Refuse, Run, TaskType, Wait, lane
 from aegis_workers.state.cached import Cached
-from aegis_workers.state.cancels import Cancel
 from aegis_workers.state.engine_status import Statuses
 from aegis_workers.state.mode import ModeReading
-from aegis_workers.state.slots import REFRESH_S, Exchange, Give, Held, Outcome, Refusal
+from aegis_workers.state.slots import REFRESH_S, Ended, Exchange, Give, Outcome, Refusal
 
 # Calls that wait for an engine look again this often even if nothing told them to.
 _LOOK_AGAIN_S = 1.0
+# What was decided on has changed: it is read again, and not in a busy loop should it change all the time.
+_AT_ONCE_S = 0.005
 # Calls that wait for a slot ask again this often even if no push told them that one was given back.
 _ASK_AGAIN_S = 0.25
 # A Redis that does not answer is asked again this often.
@@ -40,32 +41,6 @@ _ASKED_AT_ONCE = 64
 _ASKED_BEYOND = 4
 # What a worker that ends waits for its slots to be given back; after that their leases end by themselves.
 _LAST_WORDS_S = 1.0
-
-
-class Ledger(Protocol):
-    """Where the slots of all workers are counted; `state.slots.Slots` in a worker."""
-
-    def now_ms(self) -> int: ...
-
-    async def exchange(self, asked: Exchange) -> Outcome: ...
-
-    async def refresh(self, held: Held) -> None: ...
-
-
-@dataclass
-class _Round:
-    """One turn of the pump: what was read, and who asks for which engine because of it."""
-
-    mode: ModeReading
-    statuses: Statuses
-    asking: dict[Engine, list[tuple[Waiter, Run]]] = field(default_factory=lambda: {engine: [] for engine in Engine})
-    _decisions: dict[TaskType, Decision] = field(default_factory=dict)
-
-    def decision(self, task_type: TaskType, decide: Callable[[TaskType, ModeReading, Statuses], Decision]) -> Decision:
-        """Where calls of this type go; it is decided once."""
-        if task_type not in self._decisions:
-            self._decisions[task_type] = decide(task_type, self.mode, self.statuses)
-        return self._decisions[task_type]
 
 
 class Admission:
@@ -93,6 +68,7 @@ class Admission:
         self._changed = asyncio.Event()
         self._refresh_at = 0.0
         self._closed = False
+        self._load = 0
 
     @asynccontextmanager
     async def slot(self, task_type: TaskType, call: CallId) -> AsyncIterator[Admitted]:
@@ -101,11 +77,15 @@ class Admission:
         Raises `ConfigurationError` where no allowed engine is configured, `CallRevoked` where the task was revoked,
         `WaitedTooLong` and `WorkerStopping` where the message should go back to its queue.
         """
-        admitted = await self._wait(task_type, call)
+        self._load += 1
         try:
-            yield admitted
+            admitted = await self._wait(task_type, call)
+            try:
+                yield admitted
+            finally:
+                self._give_back(admitted)
         finally:
-            self._give_back(admitted)
+            self._load -= 1
 
     async def _wait(self, task_type: TaskType, call: CallId) -> Admitted:
         if self._closed:
@@ -138,6 +118,11 @@ class Admission:
         self._closed = True
         for line in self._lines.values():
             line.fail_all(WorkerStopping("the worker is stopping"))
+
+    @property
+    def load(self) -> int:
+        """Calls of this process that wait or are in flight; may be read from any thread."""
+        return self._load
 
     @property
     def in_flight(self) -> Mapping[str, int]:
@@ -204,11 +189,13 @@ class Admission:
 
     async def _admit(self) -> None:
         self._put_back_the_longest()
-        turn = _Round((await self._mode.read()).value, (await self._statuses.read()).value)
+        turn = Turn((await self._mode.read()).value, (await self._statuses.read()).value)
         # From here to the exchange there is no await: it is asked for by what has been read.
-        if self._is_alive():
-            for line in self._lines.values():
+        for line in self._lines.values():
+            if self._is_alive():
                 self._ask(line, turn)
+            else:
+                line.waits("waits for Redis to know again that this worker lives", _REDIS_AGAIN_S)
         for engine in Engine:
             await self._exchange(engine, turn)
 
@@ -217,7 +204,7 @@ class Admission:
             for line in self._lines.values():
                 line.fail_older(time.monotonic() - self._longest_wait_s, WaitedTooLong(line.reason))
 
-    def _ask(self, line: Line, turn: _Round) -> None:
+    def _ask(self, line: Line, turn: Turn) -> None:
         """Notes for which engine the head of the line asks, and ends those that no engine will ever serve."""
         line.drop_ended()
         given_back = sum(len(gives) for gives in self._gives.values())
@@ -238,7 +225,7 @@ class Admission:
         """Where a call would go by what was read."""
         return self._fleet.decide(task_type, mode.mode, statuses, self._ledger.now_ms())
 
-    async def _exchange(self, engine: Engine, turn: _Round) -> None:
+    async def _exchange(self, engine: Engine, turn: Turn) -> None:
         asking, gives = turn.asking[engine], self._gives[engine]
         if not asking and not gives:
             return
@@ -277,12 +264,12 @@ class Admission:
                 else:
                     waiter.admitted.set_result(admitted)
             elif call_id in outcome.cancelled:
-                waiter.fail(running.revoked(Cancel.TERMINATE if waiter.task.has_begun else Cancel.REVOKE))
+                waiter.fail(running.revoked(outcome.cancelled[call_id]))
         for served in {waiter.lane for waiter, _ in asking} - outcome.refusals.keys():
             self._lines[served].is_full = False
             self._changed.set()  # more may wait than were asked for
 
-    def _note_refusal(self, refused: Lane, why: Refusal, engine: Engine, turn: _Round) -> None:
+    def _note_refusal(self, refused: Lane, why: Refusal, engine: Engine, turn: Turn) -> None:
         line = self._lines[refused]
         match why:
             case Refusal.FULL:
@@ -293,15 +280,18 @@ class Admission:
                 line.waits(f"waits for {engine.label}: {not_up(turn.statuses[engine], self._ledger.now_ms())}", _ASK_AGAIN_S)
             case Refusal.ENGINE:
                 self._statuses.drop()
-                line.waits("its turn", 0.0)
+                line.waits("its turn", _AT_ONCE_S)
             case Refusal.MODE:
                 self._mode.drop()
-                line.waits("its turn", 0.0)
+                line.waits("its turn", _AT_ONCE_S)
             case _:
                 assert_never(why)
 
     async def _return_all(self) -> None:
-        """Gives back what the last calls gave back, after which this worker holds nothing."""
-        turn = _Round((await self._mode.read()).value, (await self._statuses.read()).value)
+        """Gives back what the last calls gave back, and what is held by calls that are being closed."""
+        for (client, line), call_ids in self._held.items():
+            last = (Give(call_id=call_id, lane=line, url=client.url, ended=Ended.OTHER) for call_id in call_ids)
+            self._gives[client.engine].extend(last)
+        turn = Turn((await self._mode.read()).value, (await self._statuses.read()).value)
         for engine in Engine:
             await self._exchange(engine, turn)

@@ -68,7 +68,7 @@ class Line:
 
     waiters: deque[Waiter] = field(default_factory=deque)
     reason: str = "its turn"
-    look_again_s: float = 0.0
+    look_again_s: float = 1.0
     waits_for_engine: bool = False
     is_full: bool = False
 

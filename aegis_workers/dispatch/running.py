@@ -19,6 +19,9 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+# The marks of tasks that begin within this time are read together, and not at all for those that end within it.
+GATHER_S = 0.1
+
 
 class Running:
     """One task, from its start in this process to its end.
@@ -109,7 +112,7 @@ class Tasks:
         try:
             # Whoever revokes writes the mark first, then tells: a task that is entered before it is looked for misses neither.
             # Nobody waits for the look: the mark is read once more when a slot is taken.
-            self.changed(task_id)
+            self._look_soon(task_id)
             return await work()
         except asyncio.CancelledError:
             if running.revoked is None:
@@ -120,6 +123,11 @@ class Tasks:
             self._running[task_id].discard(running)
             if not self._running[task_id]:
                 del self._running[task_id]
+
+    def _look_soon(self, task_id: str) -> None:
+        if not self._unread:
+            asyncio.get_running_loop().call_later(GATHER_S, self._changed.set)
+        self._unread.add(task_id)
 
     async def cancel(self, task_ids: Iterable[str], cancel: Cancel) -> None:
         """Mark the tasks for every worker, and end those that run here."""

@@ -1,11 +1,14 @@
 """A message as it lies in a queue: the envelope around Celery's own message, read and rewritten as bytes."""
 
 import json
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+# Header: when the message was enqueued, in epoch seconds.
+ENQUEUED_AT = "aegis_enqueued_at"
 # Header: the deaths of workers that this message has seen, each with `worker` and `at` (epoch seconds).
 DEATHS = "aegis_deaths"
 
@@ -49,6 +52,8 @@ def again(raw: bytes, death: Death | None = None) -> bytes:
     headers = envelope.get("headers")
     if isinstance(headers, dict):
         headers["redelivered"] = True
+        # A producer that did not say when it enqueued: its deadline begins anew with this delivery, but with no later one.
+        headers.setdefault(ENQUEUED_AT, time.time())
         if death is not None:
             headers[DEATHS] = [*deaths(headers), {"worker": death.worker, "at": death.at}]
     return json.dumps(envelope).encode()

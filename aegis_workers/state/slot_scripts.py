@@ -5,7 +5,7 @@ from typing import Final
 # One engine's slots given back and asked for: the instant of the task boundary. KEYS: mode, engine hash, freed, demand of the
 # bulk and of the interactive lane, both lanes' leases of each replica, the cancel mark of each want's task. ARGV[1]: the
 # question as JSON (`state.slots` has its form; lane 1 is bulk, 2 interactive). Returns a refusal or '' for each lane, then for
-# each want the number of its replica, 0 for none, -1 where its task was revoked.
+# each want the number of its replica, 0 for none, -1 where its task was revoked, -2 where it was terminated.
 #
 # Who waits is noted as the lane's demand: another worker then leaves it a slot, bulk leaves it to interactive work altogether,
 # and a slot that is given back is told of by a write that Redis pushes to all.
@@ -148,7 +148,7 @@ for i, want in ipairs(q.wants) do
   local chosen = 0
   local mark = read[3 + i]
   if mark and (mark == 'terminate' or not want[4]) then
-    chosen = -1
+    chosen = mark == 'terminate' and -2 or -1
   elseif refused[lane] == '' then
     chosen = want[3] and take_over(lane, call) or nil
     if not chosen then

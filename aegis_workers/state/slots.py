@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -11,6 +11,7 @@ import redis.asyncio
 
 from aegis_workers.routing import Engine, Lane
 from aegis_workers.state import breaker, keys, slot_scripts
+from aegis_workers.state.cancels import Cancel
 
 # A lease ends this long after its worker last held on to it, and is held on to this often.
 LEASE_S: Final = 20.0
@@ -90,10 +91,10 @@ class Exchange:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One entry for each want: the URL of its replica, or None. `cancelled`: wants whose task was revoked."""
+    """One entry for each want: the URL of its replica, or None. `cancelled`: how the task of a want was ended, by call id."""
 
     urls: Sequence[str | None]
-    cancelled: frozenset[str]
+    cancelled: Mapping[str, Cancel]
     refusals: Mapping[Lane, Refusal]
 
 
@@ -159,6 +160,8 @@ def _as_script_reads(mode: str | None) -> str | bool:
     return mode
 
 
+_CANCELS: Final = {-1: Cancel.REVOKE, -2: Cancel.TERMINATE}
+
 # Their order is that of their keys.
 _LANES: Final = (Lane.BULK, Lane.INTERACTIVE)
 
@@ -175,26 +178,36 @@ def _keys(asked: Exchange) -> list[str]:
 
 
 def _outcome(asked: Exchange, answer: Sequence[Any]) -> Outcome:
-    """The script answers with a refusal or nothing for each lane, then a number for each want: of its replica, 0 or -1."""
+    """The script answers with a refusal or nothing for each lane, then a number for each want: of its replica, 0 or below."""
     said, numbers = answer[: len(_LANES)], [int(number) for number in answer[len(_LANES) :]]
     return Outcome(
         urls=[asked.replicas[number - 1].url if number > 0 else None for number in numbers],
-        cancelled=frozenset(want.call_id for want, number in zip(asked.wants, numbers, strict=True) if number < 0),
+        cancelled={want.call_id: _CANCELS[number] for want, number in zip(asked.wants, numbers, strict=True) if number < 0},
         refusals={lane: Refusal(word) for lane, word in zip(_LANES, said, strict=True) if word},
     )
 
 
-async def forget(client: redis.asyncio.Redis, worker_id: str) -> int:
-    """Takes back the slots of a worker that is dead, and lets another call be the trial that its call was; how many slots."""
-    names = [name async for name in client.scan_iter(match=f"{keys.SLOTS_PREFIX}*", count=1000)]
+async def forget(client: redis.asyncio.Redis, worker_id: str, urls: Iterable[str]) -> int:
+    """Takes back the slots that a dead worker had at the replicas `urls`, and lets another call be the trial that its call was.
+
+    Returns how many slots it had.
+    """
+    names = _leases(urls)
     engines = [keys.engine(engine) for engine in Engine]
     return int(await client.eval(slot_scripts.FORGET_SLOTS, len(engines) + len(names), *engines, *names, worker_id, len(engines)))
 
 
-async def expire(client: redis.asyncio.Redis) -> int:
-    """Takes back the slots whose leases have ended; how many. Not for a Redis that has just been away: see the reaper."""
-    names = [name async for name in client.scan_iter(match=f"{keys.SLOTS_PREFIX}*", count=1000)]
+async def expire(client: redis.asyncio.Redis, urls: Iterable[str]) -> int:
+    """Takes back the slots of the replicas `urls` whose leases have ended; how many.
+
+    Not for a Redis that has just been away: see the reaper.
+    """
+    names = _leases(urls)
     return int(await client.eval(slot_scripts.EXPIRE_SLOTS, len(names), *names)) if names else 0
+
+
+def _leases(urls: Iterable[str]) -> list[str]:
+    return [keys.slots(url, lane) for url in urls for lane in _LANES]
 
 
 async def close_breaker(client: redis.asyncio.Redis, engine: Engine, url: str) -> None:

@@ -21,6 +21,7 @@ from aegis_workers.errors import AegisError, CallRevoked, InvalidInput, PutBack,
 from aegis_workers.settings import Settings
 from aegis_workers.state import aside, cancels, connection, envelope
 from aegis_workers.state.aside import Entry
+from aegis_workers.state.envelope import ENQUEUED_AT
 from aegis_workers.worker import poison, runtime
 from aegis_workers.worker.poison import Work
 from aegis_workers.worker.request import QuietTask
@@ -30,8 +31,6 @@ from aegis_workers.worker.services import Services
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-ENQUEUED_AT = "aegis_enqueued_at"
 
 
 class Door(QuietTask):

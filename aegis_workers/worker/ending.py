@@ -31,6 +31,11 @@ def end(*, within_s: float) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def has_begun() -> bool:
+    """Whether this process has decided to end itself."""
+    return _begun.is_set()
+
+
 def status(regular: int | None) -> int | None:
     """The exit status to end with: a failure if this process has ended itself, else the `regular` one."""
     return FAILURE if _begun.is_set() else regular

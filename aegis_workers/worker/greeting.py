@@ -30,7 +30,7 @@ async def greet(client: redis.asyncio.Redis, settings: Settings) -> None:
         try:
             await _meet(client, settings)
         except (RedisError, OSError) as error:
-            log.warning("redis.unavailable", error=connection.unavailable(settings, error))
+            log.warning("redis.unavailable", error=str(connection.failure(settings, error)))
             await asyncio.sleep(connection.RETRY_S)
         else:
             return

@@ -56,12 +56,14 @@ class Health:
 
 def judge(signs: Signs, *, limit_s: float) -> Verdict:
     """What a process's signs of life mean; it is dead once its main loop has stood still for `limit_s` while Redis answered."""
-    dead = signs.hangs(limit_s)
+    dead = signs.failed or signs.hangs(limit_s)
     stalled = f"its main loop has not turned for {signs.stalled_s:.0f} s although Redis answers"
     obstacles = (
+        (signs.hangs(limit_s), stalled),
+        (signs.failed, "it ends itself, and its log says why"),
         (signs.stopping, "it is stopping"),
-        (dead, stalled),
         (signs.queued is None, "Redis does not answer"),
+        (signs.refused, "Redis gives no messages: it is full, or cannot write its log"),
         (not signs.connected, "its consumer is connecting to Redis"),
         (signs.stalled_s >= _UNREADY_S, stalled),
         (not signs.queues, "it consumes from no queue"),

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from aegis_workers.settings import Settings
 from aegis_workers.state import connection, envelope, held
 from aegis_workers.state.held import End, Holder, Settled, Settlement
+from aegis_workers.state.liveness import TTL_S
 from aegis_workers.worker import identity
 
 log = structlog.get_logger(__name__)
@@ -57,7 +58,8 @@ class Holdings:
         self._may_take = False
         self._fenced = False
         self._ended = False
-        self._refused_at: float | None = None
+        self._refused_until = float("-inf")
+        self._lived_at = float("-inf")
 
     @property
     def may_take(self) -> bool:
@@ -75,18 +77,25 @@ class Holdings:
         return len(self._held)
 
     @property
-    def waits_for_redis(self) -> bool:
-        """Whether Redis keeps this process from taking messages although it answers: it is full, or cannot write its log."""
-        refused = self._refused_at is not None and time.monotonic() - self._refused_at < _REFUSAL_COUNTS_S
-        return refused or not self._may_take
+    def refused_until(self) -> float:
+        """Until when Redis has kept this process from taking messages, in monotonic seconds: full, say, although it answers."""
+        return self._refused_until if self._may_take else time.monotonic()
 
     def note_refusal(self) -> None:
-        """Redis gave no message, and said why."""
-        self._refused_at = time.monotonic()
+        """Redis did not do what it was asked."""
+        self._refused_until = time.monotonic() + _REFUSAL_COUNTS_S
+
+    def lived(self, at: float) -> None:
+        """Redis noted that this process lives; it was told so at `at` (monotonic seconds) or later."""
+        self._lived_at = at
+
+    def seems_alive(self) -> bool:
+        """Whether nobody can have declared this process dead yet: it may have thawed a moment ago, and not know it."""
+        return not self._fenced and time.monotonic() < self._lived_at + TTL_S / 2
 
     def open(self) -> None:
         """Others know that this process lives: it may take messages from now on."""
-        self._may_take = True
+        self._may_take, self._refused_until = True, time.monotonic()
 
     def fence(self) -> None:
         """This process was declared dead: it takes nothing more, and settles nothing."""

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
+from celery.app.log import Logging
 from celery.exceptions import CPendingDeprecationWarning
 
+from aegis_workers import settings as settings_module
 from aegis_workers.settings import Settings
 from aegis_workers.worker.request import class_name
 
@@ -59,6 +61,17 @@ def _said(record: logging.LogRecord) -> str:
 def _frames(trace: Any) -> list[str]:
     """Where an exception came from, as places in code; its text could be a caller's."""
     return [f"at {frame.filename}:{frame.lineno} in {frame.name}" for frame in traceback.extract_tb(trace)[-3:]]
+
+
+class AppLogging(Logging):
+    """The logging of this application's own processes; of another's that only enqueues here nothing is changed."""
+
+    def setup_logging_subsystem(self, loglevel: int | str | None = None, *_: Any, **__: Any) -> bool:
+        """Once a process; True, because there is nothing left for Celery to do."""
+        if not self.already_setup:
+            Logging._setup = True  # noqa: SLF001 - as Celery notes it
+            set_up(settings_module.load(), loglevel)
+        return True
 
 
 def set_up(settings: Settings, level: int | str | None = None) -> None:

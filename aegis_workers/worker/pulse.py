@@ -7,7 +7,7 @@ from celery import bootsteps, signals
 from celery.worker import state
 from celery.worker.consumer.tasks import Tasks
 
-from aegis_workers.worker import holdings
+from aegis_workers.worker import ending, holdings
 from aegis_workers.worker.signs import Signs
 
 BEAT_S = 0.5
@@ -40,23 +40,27 @@ class Pulse(bootsteps.StartStopStep):
         hub.call_repeatedly(BEAT_S, self._turn)
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002
-        """The connection is lost, or the worker stops."""
+        """The connection is lost, or the worker stops. Whoever tries to connect again and again does not hang."""
+        self._turn()
         self._connected = False
 
     def signs(self, *, queued: int | None, answering_since: float | None) -> Signs:
-        """What this process shows now, beside what Redis said. One that gives no messages is as good as away."""
-        held = holdings.current()
+        """What this process shows now, beside what Redis said. One that gave no messages has begun to answer after that."""
+        now, held = time.monotonic(), holdings.current()
+        refused_until = float("-inf") if held is None else held.refused_until
         return Signs(
-            at=time.monotonic(),
+            at=now,
             turned_at=self._turned_at,
             connected=self._connected,
             queues=self.queues,
             taken=self._taken,
             held=max(len(state.requests), held.count if held else 0),
+            refused=refused_until >= now,
             stopping=self._is_stopping(),
+            failed=ending.has_begun(),
             inline=self._inline,
-            queued=None if held and held.waits_for_redis else queued,
-            answering_since=answering_since,
+            queued=queued,
+            answering_since=None if answering_since is None else max(answering_since, refused_until),
         )
 
     @property

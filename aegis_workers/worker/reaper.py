@@ -5,6 +5,7 @@ message moves it, so that a reaper which dies in the middle leaves the rest to t
 """
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -24,10 +25,17 @@ log = structlog.get_logger(__name__)
 
 # What Redis or its absence raises; a full Redis refuses too.
 _REFUSALS = (RedisError, OSError)
+# One of so many tries to be known to others is named in the log.
+_SAY_EVERY = 30
 
 
 async def _nothing(*_: str) -> None:
     """For a reaper whose dead held nothing but messages."""
+
+
+async def _another_delivery(raw: bytes, death: Death) -> Settlement:
+    """What becomes of any message where nothing kills workers."""
+    return Settlement(raw=raw, end=End.FRONT, again=envelope.again(raw, death))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +43,12 @@ class Duties:
     """What others have a reaper do.
 
     `declared_dead` is called when this worker finds out that others took it for dead, `on_death` for each that it declared dead,
-    and `while_watching` every few seconds in which Redis did not pause, so that what has expired was left by its owner.
+    and `while_watching` every few seconds in which Redis did not pause, so that what has expired was left by its owner. `verdict`
+    says what becomes of each message of a dead worker.
     """
 
     declared_dead: Callable[[], None]
+    verdict: Callable[[bytes, Death], Awaitable[Settlement]] = _another_delivery
     on_death: Callable[[str], Awaitable[None]] = _nothing
     while_watching: Callable[[], Awaitable[None]] = _nothing
 
@@ -65,24 +75,27 @@ class Reaper:
                 await asyncio.sleep(max(0.0, began + liveness.LOOK_EVERY_S - time.monotonic()))
 
     async def _enlist(self) -> None:
-        while True:
+        for tries in itertools.count():
+            asked_at = time.monotonic()
             try:
                 await liveness.enlist(self._client, self._holder)
             except _REFUSALS as error:
-                log.warning(
-                    "worker.not_enlisted", error=repr(error), reason="it takes no message before others know that it lives"
-                )
+                if tries % _SAY_EVERY == 0:
+                    log.warning("worker.not_enlisted", error=repr(error), reason="nobody would know that it holds messages")
                 await asyncio.sleep(liveness.LOOK_EVERY_S)
             else:
+                self._holdings.lived(asked_at)
                 self._holdings.open()
                 return
 
     async def _look(self, group: asyncio.TaskGroup) -> None:
-        judges_since = self._witness.judges_since(time.monotonic())
+        asked_at = time.monotonic()
+        judges_since = self._witness.judges_since(asked_at)
         try:
             seen = await liveness.look(self._client, self._holder, judged_since_ms=judges_since)
         except _REFUSALS as error:
             self._witness.doubts()
+            self._holdings.note_refusal()
             log.debug("worker.look_skipped", error=repr(error))
             return
         if not seen.lives:
@@ -90,6 +103,7 @@ class Reaper:
             self._holdings.fence()
             self._duties.declared_dead()
             return
+        self._holdings.lived(asked_at)
         self._note(seen)
         for worker_id in seen.dead:
             log.warning("worker.died", worker=worker_id)
@@ -123,7 +137,7 @@ class Reaper:
             return
         holder, death, returned = Holder(worker_id=worker_id, queue=queue), Death(worker=worker_id, at=now_ms / 1000), 0
         while (raw := await held.bury_dead(self._client, holder)) is not None:
-            settlement = Settlement(raw=raw, end=End.FRONT, again=envelope.again(raw, death))
+            settlement = await self._duties.verdict(raw, death)
             settled = await held.settle_for_dead(self._client, holder, settlement)
             if settled is Settled.FENCED:
                 return

@@ -31,6 +31,7 @@ class QuietApp(Celery):
     """An application whose producers publish no arguments beside the message itself, and whose revocations last."""
 
     control_cls = "aegis_workers.worker.revoking:Control"
+    log_cls = "aegis_workers.worker.logs:AppLogging"
 
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Enqueue by name; every other way to enqueue ends here too."""

@@ -27,6 +27,7 @@ class Runtime:
 
     def __init__(self, settings: Settings, queue: str) -> None:
         self._grace_s = settings.shutdown_grace_s
+        self._capacity = settings.capacity()
         self._running: set[Future[Any]] = set()
         self._stop_begun = False
         self._stopping = threading.Event()
@@ -60,6 +61,11 @@ class Runtime:
     def cancel(self, task_ids: Iterable[str], cancel: Cancel) -> None:
         """Mark the tasks as cancelled, and end those that run here. Returns at once."""
         self._portal.start_task_soon(self._services.tasks.cancel, set(task_ids), cancel)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more calls may be taken on."""
+        return self._services.admission.load < self._capacity
 
     def forget_answers(self, task_id: str) -> None:
         """The task is done: nobody will ask for what its calls had come to."""

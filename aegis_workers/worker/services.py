@@ -31,6 +31,7 @@ from aegis_workers.state.slots import Slots
 from aegis_workers.state.suspects import Suspects
 from aegis_workers.worker import ending, greeting, holdings, identity, pulse, rebirth
 from aegis_workers.worker.bulletin import Bulletin
+from aegis_workers.worker.coroner import Coroner
 from aegis_workers.worker.prober import Prober
 from aegis_workers.worker.reaper import Duties, Reaper
 from aegis_workers.worker.watchdog import Watchdog
@@ -63,6 +64,7 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
         clients = engine_clients.build(settings)
         for replica in (replica for replicas in clients.values() for replica in replicas):
             stack.push_async_callback(replica.aclose)
+        held = holdings.current()
         mode_memory, statuses = mode.cache(client, settings.llm_engine_mode), engine_status.cache(client)
         admission = Admission(
             Fleet(clients=clients, limits=_limits(settings), policy=settings.fallback),
@@ -70,6 +72,7 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
             statuses,
             Slots(client, identity.worker_id(), trial_s=settings.call_timeout_s + _TRIAL_MARGIN_S),
             longest_wait_s=settings.requeue_after_s,
+            is_alive=_always if held is None else held.seems_alive,
         )
         answers = Answers(client, identity.worker_id())
         reporter = _LossReporter(client, statuses)
@@ -89,11 +92,10 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
             "heartbeat": _Heartbeat(client, admission, calls, mode_memory, queue).run(),
             **_guards(client, admission, settings),
         }
-        held = holdings.current()
         if held is not None:
             watching = connection.open_async(settings, raw=True, timeout_s=liveness.MAX_GAP_S)
             stack.push_async_callback(watching.aclose)
-            background["reaper"] = Reaper(watching, held, _duties(client)).run()
+            background["reaper"] = Reaper(watching, held, _duties(client, settings)).run()
         for name, work in background.items():
             stack.push_async_callback(_ended, asyncio.create_task(_watched(name, work, settings), name=name))
         documents = Documents(calls, settings, answers)
@@ -108,17 +110,24 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
         )
 
 
-def _duties(client: redis.asyncio.Redis) -> Duties:
-    """What a reaper does beside putting messages back."""
+def _always() -> bool:
+    """A process that takes no messages is declared dead by nobody."""
+    return True
+
+
+def _duties(client: redis.asyncio.Redis, settings: Settings) -> Duties:
+    """What a reaper does beside putting messages back, for the replicas that this worker knows; others know the others."""
+    urls = [url for engine in Engine for url in settings.urls(engine)]
 
     async def free_slots(worker_id: str) -> None:
-        if freed := await slots.forget(client, worker_id):
+        if freed := await slots.forget(client, worker_id, urls):
             log.warning("slots.freed", count=freed, worker=worker_id, reason="their worker died")
 
     async def end_leases() -> None:
-        await slots.expire(client)
+        await slots.expire(client, urls)
 
-    return Duties(declared_dead=rebirth.begin, on_death=free_slots, while_watching=end_leases)
+    verdict = Coroner(client).verdict
+    return Duties(declared_dead=rebirth.begin, verdict=verdict, on_death=free_slots, while_watching=end_leases)
 
 
 def _limits(settings: Settings) -> dict[Engine, Limits]:

@@ -17,6 +17,7 @@ from kombu.transport import virtual
 from redis.exceptions import ResponseError
 
 from aegis_workers.state.held import End
+from aegis_workers.worker import runtime
 from aegis_workers.worker.holdings import Holdings
 
 log = structlog.get_logger(__name__)
@@ -50,8 +51,13 @@ class QoS(virtual.QoS):
     restore_at_shutdown = False  # a connection that ends says nothing of the tasks that run
 
     def can_consume(self) -> bool:
-        """Whether the process may hold another message; what earlier connections brought counts as well."""
-        return not self.prefetch_count or self.channel.held.count < self.prefetch_count
+        """Whether the process may hold another message; what earlier connections brought counts as well.
+
+        A message may hold many calls: the process takes on twice what an engine may have, and leaves the rest to others.
+        """
+        worker = runtime.started()
+        has_room = worker is None or worker.has_room
+        return has_room and (not self.prefetch_count or self.channel.held.count < self.prefetch_count)
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """The message was delivered."""

@@ -37,9 +37,9 @@ class Consumer(Protocol):
 def starving_since(since: float | None, before: Signs | None, now: Signs) -> float | None:
     """Since when a worker has taken nothing from a queue that was never found empty, though nothing kept it from that.
 
-    None while it does not starve: Redis does not answer, no message is there, it has one or has taken one, or it is stopping.
+    None while it does not starve: Redis does not answer or gives no messages, none is there, it has one, or it is stopping.
     """
-    if not now.queued or now.held or now.stopping:
+    if not now.queued or now.refused or now.held or now.stopping:
         return None
     if since is None or before is None or (before.taken, before.answering_since) != (now.taken, now.answering_since):
         return now.at

@@ -72,6 +72,7 @@ class Storm:
     ids: Sequence[str]
     in_flight: int = 0
     asked_before: int = 0
+    modules: Sequence[str] = ()
     ended_at: float = 0.0
 
     def strike(self, fault: Callable[["Storm"], None]) -> None:
@@ -128,6 +129,7 @@ def hold(folder: Path, *mechanisms_off: str, workers: int = 1, **settings: Any) 
     }
     with pytest.MonkeyPatch.context() as patch, installed(folder, vllm=VLLM, **rules | settings) as place:
         patch.setenv("PYTHONPATH", path)
+        patch.setenv("STORM_FOLDER", str(folder))
         start_workers(place, workers, *mechanisms_off)
         place.await_engines(Engine.VLLM)
         yield place

@@ -338,3 +338,15 @@ def test_demo_takes_the_engine_by_its_name(run: Run) -> None:
     told = run("demo", "--engine", "vllm", "missing.txt")
     assert "is not one of" not in told.output
     assert "missing.txt" in told.output
+
+
+def test_an_engine_that_is_passed_over_because_its_calls_failed_says_so(
+    here: Run, settings: Settings, client: redis.Redis
+) -> None:
+    url = "http://one"
+    report(settings, Engine.VLLM, ReplicaStatus(url=url, state=Readiness.READY))
+    breaker = {"opens": 1, "until_ms": (time.time() + 20) * 1000}
+    client.hset(keys.engine(Engine.VLLM), keys.breaker_field(url), json.dumps(breaker))
+    assert "its last calls failed: asked again in" in here("engines", AEGIS_VLLM_MODEL="m").output
+    found = json.loads(here("engines", "--json", AEGIS_VLLM_MODEL="m").output)["engines"]["vllm"]
+    assert (found["state"], found["replicas"][0]["breaker"]) == ("ready", "open")

@@ -382,6 +382,7 @@ async def test_a_worker_that_may_have_been_declared_dead_admits_nobody(place: Pl
     caller = call(place, CHAT)
     await settled()
     assert caller.waits
+    assert place.admission.waits_for(CHAT) == "waits for Redis to know again that this worker lives"
     place.alive = True
     place.admission.nudge()
     await settled()
@@ -407,6 +408,7 @@ async def test_a_pump_that_ends_has_given_every_slot_back() -> None:
     place = Place()
     async with place.open():
         caller = call(place, CHAT)
+        call(place, EXTRACTION)  # one that is still being closed
         await settled()
         caller.done.set()
         await caller.task

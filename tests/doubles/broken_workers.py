@@ -6,8 +6,8 @@ import pytest
 
 # Its loop turns, and it takes no message.
 DEAF = """
-from kombu.transport.virtual import base
-base.QoS.can_consume = lambda self: False
+from aegis_workers.worker import transport
+transport.QoS.can_consume = lambda self: False
 """
 
 # Its main thread waits for ever once it is ready, and says so: signals are heard, and nothing follows.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from aegis_workers.routing import Engine, Lane
 from aegis_workers.state.breaker import CLOSED, FAILURES_TO_OPEN, FIRST_OPEN_S, LONGEST_OPEN_S, Breaker
+from aegis_workers.state.cancels import Cancel
 from aegis_workers.state.slots import DEMAND_S, LEASE_S, Ended, Exchange, Give, Held, Outcome, Refusal, Replica, Want
 
 TRIAL_MS = 130_000
@@ -69,7 +70,7 @@ class SlotModel:
             refusals = dict.fromkeys(Lane, Refusal.ENGINE)
         urls = [self._want(worker, asked, want, refusals) for want in asked.wants]
         self._note_demand(worker, asked, refusals)
-        cancelled = frozenset(want.call_id for want in asked.wants if want.task_id in self.revoked)
+        cancelled = {want.call_id: Cancel.REVOKE for want in asked.wants if want.task_id in self.revoked}
         return Outcome(urls=urls, cancelled=cancelled, refusals=refusals)
 
     def _give(self, worker: str, give: Give) -> bool:

@@ -22,7 +22,18 @@ def test_a_message_for_another_delivery_is_marked_as_celery_does_it_and_has_a_na
     assert after["properties"].pop("delivery_tag") != before["properties"].pop("delivery_tag")
     assert after["properties"]["delivery_info"].pop("redelivered") is True
     assert after["headers"].pop("redelivered") is True
+    assert after["headers"].pop(envelope.ENQUEUED_AT) > 0
     assert after == before
+
+
+def test_when_a_message_was_enqueued_stays_with_it() -> None:
+    """A producer that did not say it gets a deadline from the first return on: another return does not renew it."""
+    said = envelope.again(raw(message(headers={envelope.ENQUEUED_AT: 5.0})))
+    assert json.loads(said)["headers"][envelope.ENQUEUED_AT] == 5.0
+    first = envelope.again(raw(message()))
+    assert (
+        json.loads(envelope.again(first))["headers"][envelope.ENQUEUED_AT] == json.loads(first)["headers"][envelope.ENQUEUED_AT]
+    )
 
 
 def test_each_death_is_noted_after_those_before() -> None:

@@ -18,6 +18,7 @@ from aegis_workers.routing import Engine, Lane
 from aegis_workers.settings import Settings
 from aegis_workers.state import breaker, connection, keys, slots
 from aegis_workers.state.breaker import Breaker
+from aegis_workers.state.cancels import Cancel
 from aegis_workers.state.slots import LEASE_S, Ended, Exchange, Give, Outcome, Refusal, Replica, Slots, Want
 
 pytestmark = pytest.mark.anyio
@@ -186,7 +187,7 @@ async def test_a_call_whose_task_was_revoked_is_not_admitted(client: redis.Redis
     client.set(keys.cancelled("b"), "1")
     outcome = await worker(async_client).exchange(asked(want("a"), want("b"), want("c")))
     assert outcome.urls == [ONE, None, ONE]
-    assert outcome.cancelled == {"b"}
+    assert outcome.cancelled == {"b": Cancel.REVOKE}
     assert not outcome.refusals
 
 
@@ -200,7 +201,7 @@ async def test_a_task_that_has_begun_is_ended_by_terminate_alone(
     set_ready(client, ONE)
     client.set(keys.cancelled("a"), mark)
     outcome = await worker(async_client).exchange(asked(replace(want("a"), begun=begun)))
-    assert outcome.cancelled == ({"a"} if ends else set())
+    assert outcome.cancelled == ({"a": Cancel(mark)} if ends else {})
     assert outcome.urls == [None if ends else ONE]
 
 
@@ -210,10 +211,10 @@ async def test_leases_end_by_themselves_and_holding_on_to_them_renews_them(
     set_ready(client, ONE)
     holder = Slots(async_client, "w1", trial_s=1)
     await holder.exchange(asked(want("a"), want("b")))
-    assert await slots.expire(async_client) == 0
+    assert await slots.expire(async_client, URLS) == 0
     client.zadd(keys.slots(ONE, BULK), {"w1|a": 1, "w1|b": 1})
     await holder.refresh({(ONE, BULK): ["a"]})
-    assert await slots.expire(async_client) == 1
+    assert await slots.expire(async_client, URLS) == 1
     found: Any = client.zrange(keys.slots(ONE, BULK), 0, -1, withscores=True)
     ((member, ending),) = found
     assert member == "w1|a"
@@ -238,7 +239,7 @@ async def test_a_dead_worker_gives_back_its_slots_and_its_trial(client: redis.Re
     set_ready(client, TWO)
     await alive.exchange(asked(want("y", INTERACTIVE), urls=(TWO,)))
     assert found_breaker(client).trial == "dead|trial"
-    assert await slots.forget(async_client, "dead") == 1
+    assert await slots.forget(async_client, "dead", URLS) == 1
     assert found_breaker(client).trial == ""
     assert client.zrange(keys.slots(TWO, INTERACTIVE), 0, -1) == ["alive|y"]
 
@@ -352,7 +353,7 @@ class Play:
             case ("ready", url, ready):
                 await self.set_ready(url, ready=ready)
             case ("forget", name):
-                assert await slots.forget(self.client, name) == self.model.forget(name)
+                assert await slots.forget(self.client, name, URLS) == self.model.forget(name)
             case ("revoke", call):
                 self.model.revoked.add(call)
                 await self.client.set(keys.cancelled(call), "1")

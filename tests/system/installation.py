@@ -2,15 +2,17 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import redis
 from celery import Celery
@@ -104,6 +106,20 @@ class Installation:
             command, env=self.environment, capture_output=True, text=True, check=False, cwd=self.logs, timeout=WITHIN_S
         )
 
+    def restart_redis(self, *, away_s: float = 0.0) -> None:
+        """SIGKILL to Redis, and so much later another one on the same port and files; returns when it answers."""
+        old = self.server.process
+        assert old is not None
+        old.popen.kill()
+        old.popen.wait()
+        time.sleep(away_s)
+        url, binary = urlparse(self.server.url), redis_server.find_binary()
+        assert binary is not None
+        given = redis_server._CONFIGURATION.format(port=url.port, password=url.password).encode()
+        child = process.start("Redis", [str(binary.path), "-"], log=old.log, env=os.environ, given=given)
+        self.server = replace(self.server, process=child)
+        child.wait_ready(lambda: redis_server.unanswered(self.server.url) is None, WITHIN_S)
+
     def kill_engine(self, engine: Engine) -> None:
         """SIGKILL to a simulator; returns when it is gone."""
         self.simulators[engine].popen.kill()
@@ -189,6 +205,7 @@ def installed(
             simulators=simulators,
             options=options,
         )
+        stack.callback(lambda: process.stop([one for one in (place.server.process,) if one is not None], 5))
         stack.callback(lambda: process.stop(place.workers, 10))
         place.start_workers(*queues)
         if queues and await_engines:

@@ -1,10 +1,14 @@
 """A Redis that takes nothing in: whoever enqueues is told so at once."""
 
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from installation import Installation, installed
+from installation import Installation, eventually, installed
+
+from aegis_workers.local import children
 
 PRODUCER = """
 import time
@@ -74,3 +78,35 @@ except RedisFull:
 """)
     assert told.stderr == ""
     assert place.redis.llen("extraction") == 1
+
+
+def test_a_worker_waits_for_room_and_does_not_take_itself_for_stuck(tmp_path: Path) -> None:
+    with installed(tmp_path, llm_engine_mode="ollama", watchdog_s=3, health_dir=tmp_path / "health") as place:
+        results = [place.chat() for _ in range(3)]
+        place.redis.config_set("maxmemory", 1)
+        place.workers.append(children.start_worker("chat", place.settings, tmp_path))
+
+        eventually(lambda: "Redis gives no messages" in place.cli("health").stdout)
+        with pytest.raises(subprocess.TimeoutExpired):
+            place.workers[0].popen.wait(5)
+
+        assert place.cli("health", "--live").returncode == 0
+        place.redis.config_set("maxmemory", 0)
+        assert [result.get(timeout=20)["status"] for result in results] == ["ok"] * 3
+
+
+def test_a_worker_that_loses_its_connection_to_a_full_redis_waits_too(tmp_path: Path) -> None:
+    with installed(tmp_path, "chat", llm_engine_mode="ollama", watchdog_s=3) as place:
+        assert place.chat().get(timeout=20)["status"] == "ok"
+        [worker] = place.workers
+        worker.popen.send_signal(signal.SIGSTOP)
+        place.redis.client_kill_filter(_type="normal", skipme=True)
+        results = [place.chat() for _ in range(3)]
+        place.redis.config_set("maxmemory", 1)
+        worker.popen.send_signal(signal.SIGCONT)
+
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker.popen.wait(10)
+
+        place.redis.config_set("maxmemory", 0)
+        assert [result.get(timeout=30)["status"] for result in results] == ["ok"] * 3

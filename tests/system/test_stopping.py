@@ -117,3 +117,21 @@ def test_a_stopped_worker_is_no_longer_listed(tmp_path: Path) -> None:
         assert worker.popen.wait(15) == 0
         assert list(place.redis.scan_iter("aegis:worker:*")) == []
         assert "Traceback" not in place.worker_logs()
+
+
+def test_a_worker_stops_cleanly_although_redis_is_away(tmp_path: Path) -> None:
+    with installed(tmp_path, "chat", llm_engine_mode="ollama", vllm_model=None, shutdown_grace_s=LONG_GRACE_S) as place:
+        place.behave(Engine.OLLAMA, hang=True)
+        place.chat()
+        eventually(lambda: place.in_flight(Engine.OLLAMA) == 1)
+        (worker,) = place.workers
+        assert place.server.process is not None
+        place.server.process.popen.kill()
+
+        worker.popen.send_signal(SIGTERM)
+        eventually(lambda: was_told(worker))
+        worker.popen.send_signal(SIGTERM)
+
+        assert worker.popen.wait(15) == 0
+        assert eventually(lambda: place.in_flight(Engine.OLLAMA) == 0)
+        assert "Traceback" not in place.worker_logs()

@@ -44,6 +44,8 @@ def test_a_worker_that_turns_and_has_redis_is_ready() -> None:
         ({"connected": False, "turned_at": 900.0}, False, "has not turned for 100 s although Redis answers"),
         ({"turned_at": 990.0}, True, "has not turned for 10 s"),
         ({"turned_at": 900.0}, False, "has not turned for 100 s"),
+        ({"failed": True, "stopping": True}, False, "it ends itself"),
+        ({"refused": True}, True, "Redis gives no messages"),
         ({"queues": ()}, True, "consumes from no queue"),
     ],
 )

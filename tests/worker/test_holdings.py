@@ -1,6 +1,7 @@
 """What a process knows of the messages that it holds, and what becomes of those that it forgot."""
 
 import json
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,7 @@ import redis
 from aegis_workers.local import process
 from aegis_workers.local.process import Process
 from aegis_workers.settings import Settings
-from aegis_workers.state import connection, envelope, keys
+from aegis_workers.state import connection, envelope, keys, liveness
 from aegis_workers.state.held import End, Holder
 from aegis_workers.worker.holdings import Holdings
 
@@ -194,3 +195,21 @@ def test_the_redelivered_message_says_so(holdings: Holdings, client: redis.Redis
     found = envelope.read(pop(client))
     assert found is not None
     assert found["headers"]["redelivered"] is True
+
+
+def test_until_it_may_take_messages_and_after_each_refusal_redis_counts_as_away(settings: Settings) -> None:
+    with connection.open_sync(settings, raw=True) as client:
+        holdings = Holdings(client, HOLDER)
+        assert holdings.refused_until >= time.monotonic() - 0.1
+        holdings.open()
+        assert holdings.refused_until <= time.monotonic()
+        holdings.note_refusal()
+        assert holdings.refused_until > time.monotonic()
+
+
+def test_a_process_seems_alive_only_for_as_long_as_nobody_can_have_declared_it_dead(holdings: Holdings) -> None:
+    assert not holdings.seems_alive()
+    holdings.lived(time.monotonic())
+    assert holdings.seems_alive()
+    holdings.lived(time.monotonic() - liveness.TTL_S)
+    assert not holdings.seems_alive()

@@ -33,6 +33,7 @@ def test_a_worker_that_takes_nothing_from_a_queue_with_messages_starves_since_th
     [
         {"queued": 0},
         {"queued": None, "answering_since": None},
+        {"refused": True},
         {"held": 1},
         {"stopping": True},
     ],
