@@ -58,7 +58,9 @@ def simulate() -> None:
     "--slots", metavar="CALLS", type=click.IntRange(min=1), default=256, show_default=True, help="Calls that generate at once."
 )
 @_with_shared_options
-@click.option("--queue-bound", metavar="CALLS", type=click.IntRange(min=0), help="Calls that may wait before more get 503.")
+@click.option(
+    "--queue-bound", metavar="CALLS", type=click.IntRange(min=0), help="Calls that may run and wait before more get 503."
+)
 @click.option("--api-key", metavar="KEY", help="The bearer token that calls must bring.")
 @click.option("--dev-mode", is_flag=True, help="Serve /sleep, /pause and their like.")
 def vllm(**options: Any) -> None:

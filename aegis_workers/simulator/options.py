@@ -17,7 +17,7 @@ class Options:
     part of it, so a single call has all of it. With neither, answers come at once.
     `prefill_tokens_per_s`: how fast prompts are read, in all; None reads them at once.
     `start_seconds`: vLLM listens only after that time, Ollama takes it to load a model.
-    `queue_bound` (vLLM): calls that may wait for a slot before more are answered 503; None bounds nothing.
+    `queue_bound` (vLLM's max-num-queued-reqs): calls that may run and wait before more are answered 503; None bounds nothing.
     `api_key` (vLLM): the bearer token asked for below `/v1`. `context_tokens`: vLLM's max_model_len, Ollama's default num_ctx.
     `keep_alive_s` (Ollama): how long an idle model stays loaded, negative for ever. `max_queue` (Ollama): calls that may
     wait for a load. `seed`: what every random draw begins from. `record`: keep the last request bodies for

@@ -10,17 +10,21 @@ from aegis_workers.simulator.stats import Stats
 
 
 class QueueFull(Exception):
-    """As many calls wait as may wait."""
+    """As many calls run and wait as may."""
 
 
 class Slots:
-    """`size` slots, handed on in the order of arrival; `queue_bound` limits who may wait (None: nobody is turned away)."""
+    """`size` slots, handed on in the order of arrival.
 
-    def __init__(self, timeline: Timeline, stats: Stats, *, size: int, queue_bound: int | None = None) -> None:
+    `bound` limits the calls that run and wait together (None: nobody is turned away), also where slots are free: so vLLM counts.
+    """
+
+    def __init__(self, timeline: Timeline, stats: Stats, *, size: int, bound: int | None = None) -> None:
         self._timeline = timeline
         self._stats = stats
+        self._size = size
         self._free = size
-        self._queue_bound = queue_bound
+        self._bound = bound
         self._queue: deque[asyncio.Future[None]] = deque()
 
     @asynccontextmanager
@@ -35,11 +39,11 @@ class Slots:
             self._give()
 
     async def _take(self) -> None:
+        if self._bound is not None and self._size - self._free + len(self._queue) >= self._bound:
+            raise QueueFull
         if self._free:
             self._free -= 1
             return
-        if self._queue_bound is not None and len(self._queue) >= self._queue_bound:
-            raise QueueFull
         turn = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
         try:

@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 
 RECORDED = Path(__file__).parents[1] / "engines" / "recorded"
+# Calls that a fault met: their files are told apart by this, because each needs its fault while it is under way.
+_FAULTS = "-faults.json"
 
 # Values that say what something is, rather than being it.
 _NAMES = frozenset(
@@ -41,12 +43,16 @@ _FAMILY = re.compile(r"^# TYPE (\S+) (\S+)", re.MULTILINE)
 
 @dataclass(frozen=True, kw_only=True)
 class Exchange:
-    """One request and its answer, as JSON. `changed` says what the simulator did before it was held against this answer."""
+    """One request and its answer, as JSON. `changed` says what the simulator did before it was held against this answer.
+
+    `fault`: what befell the engine while it had the request in hand.
+    """
 
     name: str
     request: Mapping[str, Any]
     answer: Mapping[str, Any] | None = None
     changed: str | None = None
+    fault: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +70,11 @@ class Conversation:
         written = {"engine": self.engine, "server": self.server, "exchanges": exchanges}
         self.path.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n")
 
+    def with_answer(self, engine: str, name: str, answer: Mapping[str, Any]) -> "Conversation":
+        """The same with this answer in the exchange of that name."""
+        exchanges = (replace(one, answer=answer) if one.name == name else one for one in self.exchanges)
+        return replace(self, engine=engine, exchanges=tuple(exchanges))
+
     def answered(self, engine: str, answers: Sequence[Mapping[str, Any]]) -> "Conversation":
         """The same requests with these answers."""
         exchanges = (replace(one, answer=answer) for one, answer in zip(self.exchanges, answers, strict=True))
@@ -78,8 +89,13 @@ def load(path: Path) -> Conversation:
 
 
 def load_all() -> list[Conversation]:
-    """Every conversation that is kept."""
-    return [load(path) for path in sorted(RECORDED.glob("*.json"))]
+    """Every conversation that is kept, but for those of faults."""
+    return [load(path) for path in sorted(RECORDED.glob("*.json")) if not path.name.endswith(_FAULTS)]
+
+
+def load_faults(engine: str) -> Conversation:
+    """What an engine answered to calls that a fault met."""
+    return load(RECORDED / f"{engine}{_FAULTS}")
 
 
 async def ask(http: httpx.AsyncClient, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,6 +148,13 @@ def _metrics(text: str) -> dict[str, Any]:
         family = name if name in types else re.sub(r"_(bucket|sum|count|created)$", "", name)
         found[name] = [types.get(family, "untyped"), *sorted(re.findall(r'(\w+)="', labels))]
     return dict(sorted(found.items()))
+
+
+def shortened(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without the events of a stream that are like the one before."""
+    events = answer.get("events", ())
+    kept = [event for index, event in enumerate(events) if index == 0 or _form(event) != _form(events[index - 1])]
+    return {**answer, "events": kept} if events else dict(answer)
 
 
 def differences(answer: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[str]:

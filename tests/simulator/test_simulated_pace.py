@@ -128,7 +128,7 @@ def test_slots_are_handed_on_in_the_order_of_arrival() -> None:
 def test_a_full_queue_turns_calls_away() -> None:
     async def scenario() -> None:
         timeline = Timeline(StillClock())
-        slots = Slots(timeline, Stats(), size=1, queue_bound=1)
+        slots = Slots(timeline, Stats(), size=1, bound=2)
         async with slots.hold():
             waiting = asyncio.create_task(slots._take())
             await settled()

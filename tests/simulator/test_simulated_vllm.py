@@ -204,7 +204,7 @@ async def test_the_api_key_guards_the_prefixed_paths_only() -> None:
 
 
 async def test_calls_beyond_the_queue_bound_get_503_and_are_counted() -> None:
-    async with simulated("vllm", slots=1, queue_bound=1) as sim:
+    async with simulated("vllm", slots=1, queue_bound=2) as sim:
         await sim.fault(hang=True)
         held = [asyncio.create_task(sim.chat()) for _ in range(2)]
         await until(lambda: sim.running.stats.in_flight == 2)

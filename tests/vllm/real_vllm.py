@@ -25,7 +25,7 @@ class RealVllm:
     def pytest_collection_modifyitems(self, items: Sequence[pytest.Item]) -> None:
         for item in items:
             parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-            if parameters.get("target") == "vllm":
+            if "vllm" in (parameters.get("target"), parameters.get("slow")):
                 self._contract.add(item.nodeid)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -45,7 +45,8 @@ class RealVllm:
 
 
 def _changes() -> list[str]:
-    kept = [exchange for conversation in exchanges.load_all() for exchange in conversation.exchanges]
+    conversations = [*exchanges.load_all(), exchanges.load_faults("vllm")]
+    kept = [exchange for conversation in conversations for exchange in conversation.exchanges]
     changed = [f"  {exchange.name}: {exchange.changed}" for exchange in kept if exchange.changed]
     held = f"answers recorded, which the simulator is held against: {len(kept)}; cases in which it had to change: "
     return [held + str(len(changed)), *changed]

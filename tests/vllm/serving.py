@@ -110,10 +110,12 @@ class Server:
         with urllib.request.urlopen(f"{self.url}/version", timeout=5) as response:  # noqa: S310 - loopback
             return str(json.load(response)["version"])
 
-    def count(self, metric: str) -> int:
-        """The sum of a metric over its labels. `metric` is its whole name."""
+    def count(self, metric: str, *, where_absent: int | None = None) -> int:
+        """The sum of a metric over its labels. `metric` is its whole name; some have no line before their first event."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as response:  # noqa: S310 - loopback
             values = re.findall(rf"^{re.escape(metric)}(?:{{[^}}]*}})? (\S+)", response.read().decode(), re.MULTILINE)
+        if not values and where_absent is not None:
+            return where_absent
         assert values, f"the engine has no metric {metric}"
         return round(sum(map(float, values)))
 
@@ -129,9 +131,14 @@ class Server:
         """Returns when the engine has so many calls or more, by its own count."""
         await self._has(lambda found: found >= calls)
 
-    async def _has(self, enough: Callable[[int], bool]) -> None:
+    async def has_generated(self, tokens: int) -> None:
+        """Returns when the engine has generated so many tokens more, by its own count."""
+        before = self.count("vllm:generation_tokens_total")
+        await self._has(lambda found: found >= before + tokens, lambda: self.count("vllm:generation_tokens_total"))
+
+    async def _has(self, enough: Callable[[int], bool], count: Callable[[], int] | None = None) -> None:
         async with asyncio.timeout(WAIT_S):
-            while not enough(await asyncio.to_thread(self.in_flight)):  # noqa: ASYNC110 - the engine has no event for it
+            while not enough(await asyncio.to_thread(count or self.in_flight)):  # noqa: ASYNC110 - the engine has no event for it
                 await asyncio.sleep(0.01)
 
     def terminate(self) -> None:

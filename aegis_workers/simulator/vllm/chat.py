@@ -32,7 +32,7 @@ class Chat:
         self._machine = machine
         self._metrics = metrics
         options = machine.options
-        self._slots = Slots(machine.timeline, machine.stats, size=options.slots, queue_bound=options.queue_bound)
+        self._slots = Slots(machine.timeline, machine.stats, size=options.slots, bound=options.queue_bound)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """The answer, whole or streamed, or an error object."""
