@@ -4,6 +4,7 @@ Rates are counted by the simulators, in a steady state: after every slot was tak
 runs what bounds any worker, a bare asyncio and aiohttp script on the same simulator.
 """
 
+import asyncio
 import statistics
 import subprocess
 import sys
@@ -20,8 +21,18 @@ import table
 from celery import Celery
 from table import Row
 
+from aegis_workers.dispatch.admission import Admission
+from aegis_workers.dispatch.delivery import Delivery
+from aegis_workers.dispatch.fleet import Fleet, Limits
+from aegis_workers.engines import clients
+from aegis_workers.engines.base import Readiness
 from aegis_workers.local import redis_server
-from aegis_workers.routing import Engine
+from aegis_workers.routing import Engine, Mode, Policy, TaskType
+from aegis_workers.settings import Settings
+from aegis_workers.state import connection, engine_status
+from aegis_workers.state import mode as modes
+from aegis_workers.state.engine_status import ReplicaStatus
+from aegis_workers.state.slots import Slots
 
 BATCH = 32
 WARM_UP_S = 6.0
@@ -161,10 +172,51 @@ def _chats(here: place.Place, rounds: int) -> list[float]:
     return times
 
 
+def admission(url: str, runs: int) -> Iterator[Row]:
+    """What the task boundary takes, at 128 calls/s and 256 in flight, where no call waits for a slot."""
+    found = [asyncio.run(_admission_ms(url)) for _ in range(runs)]
+    yield Row("admission, p50", "ms", [statistics.median(one) for one in found], 1)
+    yield Row("admission, p99", "ms", [statistics.quantiles(one, n=100)[-1] for one in found], 5)
+
+
+async def _admission_ms(url: str) -> list[float]:
+    settings = Settings(_env_file=None, redis_url=url, vllm_model="sim", llm_engine_mode=Mode.VLLM, vllm_limit=512)
+    client = connection.open_async(settings)
+    await client.flushdb()
+    await modes.write_default(client, Mode.VLLM)
+    ready = [ReplicaStatus(url=settings.vllm_url[0], state=Readiness.READY)]
+    await engine_status.report(client, Engine.VLLM, ready, complete=True)
+    fleet = Fleet(
+        clients=clients.build(settings), limits={e: Limits(limit=settings.limit(e)) for e in Engine}, policy=Policy.HOLD
+    )
+    slots = Slots(client, "bench", trial_s=60)
+    place = Admission(fleet, modes.cache(client, Mode.VLLM), engine_status.cache(client), slots)
+    pump = asyncio.create_task(place.run())
+    times: list[float] = []
+
+    async def call(number: int) -> None:
+        begun = time.perf_counter()
+        async with place.slot(TaskType.EXTRACTION, Delivery(task_id=str(number)).call()):
+            times.append((time.perf_counter() - begun) * 1e3)
+            await asyncio.sleep(2)
+
+    begun = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for number in range(128 * 12):
+            await asyncio.sleep(max(0.0, begun + number / 128 - time.perf_counter()))
+            group.create_task(call(number))
+    while not pump.done():  # redis-py can swallow a cancellation that comes with an answer
+        pump.cancel()
+        await asyncio.wait([pump], timeout=0.1)
+    await client.aclose()
+    return times[128 * 3 :]
+
+
 PARTS: Mapping[str, Callable[[str, int], Iterator[Row]]] = {
     "fixed": fixed,
     "varied": varied,
     "few": few,
+    "admission": admission,
     "commands": commands,
     "chat": chat,
 }

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import foreign_application
 import pytest
@@ -24,6 +25,8 @@ Told = Callable[[str, object], None]
 LOST_WITHIN_S = 25.0
 # The pause after which a frozen worker is long taken for dead.
 FROZEN_S = 12.0
+# What it then finds of its calls is answers, and not that their time is up.
+THAWED_WITHIN_S = 60.0
 
 
 def one_killed(calls: Storm) -> None:
@@ -57,9 +60,14 @@ def one_frozen(calls: Storm) -> None:
 
 
 def storm_of(
-    fault: Callable[[Storm], None], folder: Path, *modules: str, workers: int = 2, within_s: float = storm.WITHIN_S
+    fault: Callable[[Storm], None],
+    folder: Path,
+    *modules: str,
+    workers: int = 2,
+    within_s: float = storm.WITHIN_S,
+    **settings: Any,
 ) -> Aftermath:
-    with storm.hold(folder, *modules, workers=workers) as place:
+    with storm.hold(folder, *modules, workers=workers, **settings) as place:
         begun = storm.begin(place)
         begun.modules = modules
         begun.strike(fault)
@@ -109,13 +117,14 @@ def test_what_a_stopped_worker_held_is_lost_where_nothing_is_put_back(tmp_path: 
 
 
 def test_nothing_is_lost_or_doubled_when_a_worker_freezes_and_thaws(tmp_path: Path, record_property: Told) -> None:
-    found = storm_of(one_frozen, tmp_path)
+    found = storm_of(one_frozen, tmp_path, call_timeout_s=THAWED_WITHIN_S)
     record_property("storm", found.line("one of two workers frozen for 12 s"))
     assert found.fulfils(extra=HELD), found
 
 
 def test_outcomes_are_written_twice_where_a_worker_that_thaws_is_not_fenced(tmp_path: Path) -> None:
-    assert storm_of(one_frozen, tmp_path, "without_fences", within_s=LOST_WITHIN_S).twice > 0
+    found = storm_of(one_frozen, tmp_path, "without_fences", within_s=LOST_WITHIN_S, call_timeout_s=THAWED_WITHIN_S)
+    assert found.twice > 0
 
 
 def beside_a_foreign_application(folder: Path, *modules: str) -> tuple[Aftermath, int]:

@@ -1,14 +1,17 @@
-"""Imported by a worker, it takes this mechanism away: who was declared dead records nothing, and the first outcome stays."""
+"""Imported by a worker, it takes this mechanism away: who was declared dead learns of it and records nothing."""
 
-from aegis_workers.state import scripts
-from aegis_workers.worker import rebirth
-from aegis_workers.worker.holdings import Holdings
+from dataclasses import replace
+from typing import Any
+
+from aegis_workers.state import liveness, scripts
+from aegis_workers.state.liveness import Look
+
+_look = liveness.look
 
 
-def _go_on(*_: object) -> None:
-    """It does not know that it was declared dead."""
+async def _never_learn(*args: Any, **options: Any) -> Look:
+    return replace(await _look(*args, **options), lives=True)
 
 
+liveness.look = _never_learn
 scripts.STORE_RESULT = "redis.call('SET', KEYS[1], ARGV[1]) redis.call('PUBLISH', KEYS[1], ARGV[1]) return 1"  # type: ignore[misc]
-rebirth.begin = _go_on
-Holdings.fence = _go_on  # type: ignore[method-assign,assignment]
