@@ -131,10 +131,12 @@ return 1
 # The first answer of a call stays. Nothing is written for a worker that was declared dead: another one asks for the same.
 KEEP_ANSWERS: Final = """
 if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return 0 end
+local tasks = {}
 for i = 2, #KEYS do
   redis.call('HSETNX', KEYS[i], ARGV[2 * i - 1], ARGV[2 * i])
-  redis.call('PEXPIRE', KEYS[i], ARGV[2])
+  tasks[KEYS[i]] = true
 end
+for task in pairs(tasks) do redis.call('PEXPIRE', task, ARGV[2]) end
 return 1
 """
 
