@@ -85,7 +85,6 @@ def freeze_redis(place: Installation, seconds: float) -> None:
     place.server.process.popen.send_signal(signal.SIGCONT)
 
 
-@pytest.mark.long
 def test_what_a_killed_worker_held_runs_again_within_ten_seconds(tmp_path: Path) -> None:
     with on_vllm(tmp_path, "extraction", "extraction") as place:
         before = asked(place)
