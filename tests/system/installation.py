@@ -166,6 +166,14 @@ class Installation:
         return answer
 
 
+def forget_results(app: Celery) -> None:
+    """Close an application; results of it that are collected later no longer look for its Redis, which is gone by then."""
+    awaited = app.backend.result_consumer
+    awaited.subscribed_to.clear()
+    awaited.stop()
+    app.close()
+
+
 def start_simulator(engine: Engine, settings: Settings, logs: Path, options: Sequence[str], *, port: str = "0") -> Process:
     """A simulator with the options of its command line; port 0 is any free one."""
     command = [sys.executable, "-m", "aegis_workers.cli", "simulate", engine.value, "--port", port, *options]
@@ -195,7 +203,7 @@ def installed(
         chosen = Settings(_env_file=None, **(used | settings))
         client = stack.enter_context(connection.open_sync(chosen))
         producer = Celery("producer", broker=server.url, backend=server.url)
-        stack.callback(producer.close)
+        stack.callback(forget_results, producer)
         place = Installation(
             settings=chosen,
             server=server,

@@ -109,7 +109,7 @@ def test_what_a_killed_worker_held_runs_again_within_ten_seconds(tmp_path: Path)
 def test_what_the_only_worker_held_runs_again_in_the_next(tmp_path: Path) -> None:
     with on_vllm(tmp_path, "extraction", call_seconds=3) as place:
         results = send(place, 30)
-        eventually(lambda: place.in_flight(Engine.VLLM) == 30)
+        eventually(lambda: place.in_flight(Engine.VLLM) >= 20)
         place.workers[0].popen.kill()
         place.start_workers("extraction")
         assert statuses(results) <= DONE
@@ -149,7 +149,7 @@ def test_a_frozen_worker_that_thaws_records_nothing_and_starts_anew(tmp_path: Pa
         before = asked(place)
         results = send(place, 100)
         frozen = place.workers[0]
-        eventually(lambda: place.in_flight(Engine.VLLM) == 100)
+        eventually(lambda: place.in_flight(Engine.VLLM) >= 50)
         known, frozen_id = alive(place), id_of(place, frozen)
         lost = place.redis.llen(keys.held(frozen_id))
 
@@ -187,7 +187,7 @@ def test_connections_that_are_cut_make_nothing_run_twice(tmp_path: Path) -> None
     with on_vllm(tmp_path, "extraction", call_seconds=4.0) as place:
         before = asked(place)
         results = send(place, 100)
-        eventually(lambda: place.in_flight(Engine.VLLM) == 64)
+        eventually(lambda: place.in_flight(Engine.VLLM) >= 20)
 
         cut_connections(place)
 
@@ -285,7 +285,7 @@ def test_a_worker_that_starts_on_a_full_redis_waits_for_room(tmp_path: Path) -> 
 
 
 def test_a_worker_that_must_stop_while_redis_takes_no_results_puts_its_messages_back(tmp_path: Path) -> None:
-    with on_vllm(tmp_path, "extraction", call_seconds=0.5) as place:
+    with on_vllm(tmp_path, "extraction", call_seconds=4.0) as place:
         results = send(place, 20)
         eventually(lambda: place.in_flight(Engine.VLLM) == 20)
         place.redis.config_set("maxmemory", 1)
