@@ -1,17 +1,14 @@
 """Every setting, read once: the only reader of the environment and of `.env`."""
 
-import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -19,6 +16,8 @@ from aegis_workers.errors import ConfigurationError
 from aegis_workers.routing import Engine, Mode, Policy
 
 ENV_FILE = Path(".env")
+# Where a user's programs keep their data, by the XDG base directory specification.
+_DATA_DIR = Path("~/.local/share/aegis-workers")
 
 
 class Profile(StrEnum):
@@ -93,7 +92,8 @@ def _absolute(value: Path) -> Path:
     return value.expanduser().absolute()
 
 
-BaseUrls = Annotated[tuple[Annotated[str, AfterValidator(_is_base_url)], ...], NoDecode, BeforeValidator(_split)]
+BaseUrl = Annotated[str, AfterValidator(_is_base_url)]
+BaseUrls = Annotated[tuple[BaseUrl, ...], NoDecode, BeforeValidator(_split)]
 RedisUrl = Annotated[str, AfterValidator(_is_redis_url)]
 Duration = Annotated[str, AfterValidator(_is_duration)]
 Folder = Annotated[Path, AfterValidator(_absolute)]
@@ -154,6 +154,14 @@ class Settings(BaseSettings):
     chunk_overlap_tokens: int = Field(100, ge=0, alias="AEGIS_CHUNK_OVERLAP_TOKENS")
     answer_tokens: int = Field(4096, ge=16, alias="AEGIS_ANSWER_TOKENS")
     max_text_bytes: int = Field(2_000_000, ge=1, alias="AEGIS_MAX_TEXT_BYTES")
+
+    data_dir: Folder = Field(_DATA_DIR, validate_default=True, alias="AEGIS_DATA_DIR")
+    window_calls: int = Field(4096, ge=1, alias="AEGIS_WINDOW_CALLS")
+    window_bytes: int = Field(32_000_000, ge=1_000_000, alias="AEGIS_WINDOW_BYTES")
+    job_expires_s: float = Field(7 * 86_400.0, gt=0, alias="AEGIS_JOB_EXPIRES_S")
+    job_retention_days: float | None = Field(30.0, gt=0, alias="AEGIS_JOB_RETENTION_DAYS")
+    admin_url: BaseUrl | None = Field(None, alias="AEGIS_ADMIN_URL")
+    admin_token: Annotated[SecretStr | None, Stripped] = Field(None, alias="AEGIS_ADMIN_TOKEN")
 
     log_format: Annotated[Literal["auto", "json", "console"], Word] = Field("auto", alias="AEGIS_LOG_FORMAT")
     flower_auth: SecretStr | None = Field(None, alias="AEGIS_FLOWER_AUTH")
@@ -232,24 +240,6 @@ class Settings(BaseSettings):
         return self.memory_budget_gb is not None and self.vllm_memory_gb + self.ollama_memory_gb <= self.memory_budget_gb
 
 
-class Origin(StrEnum):
-    """Where a value in force came from."""
-
-    DEFAULT = "default"
-    PROFILE = "profile"
-    ENVIRONMENT = "environment"
-    FILE = "file"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """One value in force, ready to show: secrets are masked, so are passwords in addresses."""
-
-    name: str
-    value: str
-    origin: Origin
-
-
 @cache
 def load() -> Settings:
     """The settings of this process, read at the first call.
@@ -279,40 +269,6 @@ def _secret_names() -> set[str]:
 
 def _fields() -> Mapping[str, Any]:
     return {str(field.alias): field for field in Settings.model_fields.values()}
-
-
-def explain(settings: Settings) -> list[Setting]:
-    """Every value in force with its origin, in the order of the model."""
-    environment = {name.upper(): value for name, value in os.environ.items() if value}
-    file = {name.upper(): value for name, value in dotenv_values(ENV_FILE).items() if value}
-
-    def origin(alias: str) -> Origin:
-        if alias in environment:
-            return Origin.ENVIRONMENT
-        if alias in file:
-            return Origin.FILE
-        if alias == "LLM_ENGINE_MODE" and settings.deployment_profile is not None:
-            return Origin.PROFILE
-        return Origin.DEFAULT
-
-    return [
-        Setting(name=str(field.alias), value=_shown(getattr(settings, attribute)), origin=origin(str(field.alias)))
-        for attribute, field in Settings.model_fields.items()
-    ]
-
-
-def _shown(value: Any) -> str:
-    match value:
-        case None:
-            return "(not set)"
-        case SecretStr():
-            return "********"
-        case tuple():
-            return ", ".join(without_password(part) for part in value)
-        case str():
-            return without_password(str(value))
-        case _:
-            return str(value)
 
 
 # To the last "@", because a password may hold any character; redis-py takes one from the query too.

@@ -15,12 +15,13 @@ def doctor(ctx: click.Context, *, as_json: bool) -> None:
 
     Exit status 1 if something is missing without which no work can be done.
     """
+    from aegis_workers import origins
     from aegis_workers import settings as settings_module
     from aegis_workers.cli import checkup
     from aegis_workers.state.server import Level
 
     settings = settings_module.load()
-    shown = settings_module.explain(settings)
+    shown = origins.explain(settings)
     findings = checkup.findings(settings)
     if as_json:
         print_json({"settings": [asdict(setting) for setting in shown], "findings": [asdict(finding) for finding in findings]})

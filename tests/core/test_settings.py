@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from aegis_workers import origins
 from aegis_workers import settings as settings_module
 from aegis_workers.errors import ConfigurationError
+from aegis_workers.origins import Origin
 from aegis_workers.routing import Engine, Mode, Policy
-from aegis_workers.settings import Origin, Profile, Settings
+from aegis_workers.settings import Profile, Settings
 
 BY_CONTRACT = {"LLM_ENGINE_MODE", "DEPLOYMENT_PROFILE"}
 NAMES = {str(field.alias): attribute for attribute, field in Settings.model_fields.items()}
@@ -68,7 +70,7 @@ def refusal() -> str:
 
 
 def shown() -> dict[str, tuple[str, Origin]]:
-    return {setting.name: (setting.value, setting.origin) for setting in settings_module.explain(load())}
+    return {setting.name: (setting.value, setting.origin) for setting in origins.explain(load())}
 
 
 def test_every_name_begins_with_aegis_but_the_two_by_contract() -> None:
@@ -224,7 +226,7 @@ SECRET = "hunter2"  # noqa: S105 - planted
 )
 def test_a_secret_is_shown_nowhere(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
-    assert SECRET not in repr(load()) + str(load()) + repr(settings_module.explain(load()))
+    assert SECRET not in repr(load()) + str(load()) + repr(origins.explain(load()))
     assert "***" in shown()[name][0]
 
 
