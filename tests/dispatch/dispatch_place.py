@@ -165,3 +165,10 @@ def call(place: Place, task_type: TaskType, number: int = 0, order: list[int] | 
 
     caller.task = asyncio.create_task(hold())
     return caller
+
+
+async def given_back(place: Place) -> None:
+    """Returns when no slot is on its way back."""
+    await settled()
+    place.admission.nudge()
+    await settled()

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 import pytest
-from dispatch_place import CALL_IDS, FOR_EVER_S, LIMITS, Caller, Place, call
+from dispatch_place import CALL_IDS, FOR_EVER_S, LIMITS, Caller, Place, call, given_back
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from settling import ended, settled
@@ -287,13 +287,6 @@ async def test_a_call_cancelled_in_the_instant_of_its_admission_gives_its_slot_b
     assert next_one.runs
 
 
-async def given_back(place: Place) -> None:
-    """Returns when no slot is on its way back."""
-    await settled()
-    place.admission.nudge()
-    await settled()
-
-
 async def test_a_slot_for_which_nobody_waits_goes_back_with_the_next_question(place: Place) -> None:
     first = call(place, EXTRACTION)
     await settled()
@@ -308,7 +301,8 @@ async def test_a_slot_for_which_nobody_waits_goes_back_with_the_next_question(pl
 async def test_a_slot_for_which_nobody_waits_goes_back_alone_if_nobody_asks(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission, "_REDIS_AGAIN_S", FOR_EVER_S)
+    for other_reason in ("_REDIS_AGAIN_S", "REFRESH_S"):
+        monkeypatch.setattr(admission, other_reason, FOR_EVER_S)
     caller = call(place, EXTRACTION)
     await settled()
     caller.done.set()
