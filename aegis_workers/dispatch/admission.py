@@ -18,6 +18,7 @@ from aegis_workers.dispatch import running
 from aegis_workers.dispatch.delivery import CallId
 from aegis_workers.dispatch.fleet import Fleet, not_up
 from aegis_workers.dispatch.lines import Admitted, Line, Waiter
+from aegis_workers.dispatch.returns import Returns
 from aegis_workers.dispatch.turn import Ledger, Turn
 from aegis_workers.engines.base import EngineClient
 from aegis_workers.errors import ConfigurationError, WaitedTooLong, WorkerStopping
@@ -64,8 +65,8 @@ class Admission:
         self._is_alive = is_alive
         self._lines = {lane: Line() for lane in (Lane.INTERACTIVE, Lane.BULK)}
         self._held: dict[tuple[EngineClient, Lane], set[str]] = {}
-        self._gives: dict[Engine, list[Give]] = {engine: [] for engine in Engine}
         self._changed = asyncio.Event()
+        self._returns = Returns(self._changed.set, lambda: any(line.is_full for line in self._lines.values()))
         self._refresh_at = 0.0
         self._closed = False
         self._load = 0
@@ -106,8 +107,7 @@ class Admission:
     def _give_back(self, admitted: Admitted) -> None:
         self._held[admitted.client, admitted.lane].discard(admitted.call_id)
         give = Give(call_id=admitted.call_id, lane=admitted.lane, url=admitted.client.url, ended=admitted.ended)
-        self._gives[admitted.engine].append(give)
-        self._changed.set()
+        self._returns.add(admitted.engine, give)
 
     def nudge(self) -> None:
         """Something that routing reads has changed, or a slot became free: look again."""
@@ -155,6 +155,7 @@ class Admission:
                     if any(line.waits_for_engine for line in self._lines.values()):
                         self._statuses.drop()
                 self._changed.clear()
+                self._returns.woken()
                 await self._turn()
         finally:
             with suppress(RedisError, OSError, TimeoutError):
@@ -165,7 +166,7 @@ class Admission:
         times = [line.look_again_s for line in self._lines.values() if not line.is_empty()]
         if any(self._held.values()):
             times.append(max(0.0, self._refresh_at - time.monotonic()))
-        if any(self._gives.values()):
+        if self._returns:
             times.append(_REDIS_AGAIN_S)
         return min(times, default=None)
 
@@ -207,8 +208,7 @@ class Admission:
     def _ask(self, line: Line, turn: Turn) -> None:
         """Notes for which engine the head of the line asks, and ends those that no engine will ever serve."""
         line.drop_ended()
-        given_back = sum(len(gives) for gives in self._gives.values())
-        count = min(_ASKED_AT_ONCE, given_back + _ASKED_BEYOND) if line.is_full else _ASKED_AT_ONCE
+        count = min(_ASKED_AT_ONCE, len(self._returns) + _ASKED_BEYOND) if line.is_full else _ASKED_AT_ONCE
         for waiter in list(line.head(count)):
             match decision := turn.decision(waiter.task_type, self.decide):
                 case Refuse():
@@ -226,30 +226,31 @@ class Admission:
         return self._fleet.decide(task_type, mode.mode, statuses, self._ledger.now_ms())
 
     async def _exchange(self, engine: Engine, turn: Turn) -> None:
-        asking, gives = turn.asking[engine], self._gives[engine]
-        if not asking and not gives:
+        asking = turn.asking[engine]
+        if not asking and not self._returns.of(engine):
             return
         asked = Exchange(
             engine=engine,
             replicas=self._fleet.replicas(engine),
             mode=turn.mode.raw,
             epoch=turn.statuses[engine].epoch,
-            gives=gives,
+            gives=self._returns.take(engine),
             wants=[waiter.want() for waiter, _ in asking],
         )
-        self._gives[engine] = []
         try:
             outcome = await self._ledger.exchange(asked)
         except BaseException:
             # Redis may have done it: giving back twice does no harm, and who asks again is given what it has.
-            self._gives[engine] = [*gives, *self._gives[engine]]
+            self._returns.put_back(engine, asked.gives)
             for waiter, _ in asking:
                 waiter.asked_in_vain = True
             raise
+        self._returns.note_demand(engine, others_wait=outcome.others_wait)
         self._take(asking, asked, outcome)
         for refused, why in outcome.refusals.items():
             if any(waiter.lane is refused for waiter, _ in asking):
                 self._note_refusal(refused, why, engine, turn)
+        self._returns.hurry(engine)
 
     def _take(self, asking: Sequence[tuple[Waiter, Run]], asked: Exchange, outcome: Outcome) -> None:
         by_url = {client.url: client for client in self._fleet.clients[asked.engine]}
@@ -267,7 +268,8 @@ class Admission:
                 waiter.fail(running.revoked(outcome.cancelled[call_id]))
         for served in {waiter.lane for waiter, _ in asking} - outcome.refusals.keys():
             self._lines[served].is_full = False
-            self._changed.set()  # more may wait than were asked for
+            if not self._lines[served].is_empty():
+                self._changed.set()  # more wait than were asked for
 
     def _note_refusal(self, refused: Lane, why: Refusal, engine: Engine, turn: Turn) -> None:
         line = self._lines[refused]
@@ -290,8 +292,8 @@ class Admission:
     async def _return_all(self) -> None:
         """Gives back what the last calls gave back, and what is held by calls that are being closed."""
         for (client, line), call_ids in self._held.items():
-            last = (Give(call_id=call_id, lane=line, url=client.url, ended=Ended.OTHER) for call_id in call_ids)
-            self._gives[client.engine].extend(last)
+            last = [Give(call_id=call_id, lane=line, url=client.url, ended=Ended.OTHER) for call_id in call_ids]
+            self._returns.put_back(client.engine, last)
         turn = Turn((await self._mode.read()).value, (await self._statuses.read()).value)
         for engine in Engine:
             await self._exchange(engine, turn)

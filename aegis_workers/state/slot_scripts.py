@@ -4,8 +4,9 @@ from typing import Final
 
 # One engine's slots given back and asked for: the instant of the task boundary. KEYS: mode, engine hash, freed, demand of the
 # bulk and of the interactive lane, both lanes' leases of each replica, the cancel mark of each want's task. ARGV[1]: the
-# question as JSON (`state.slots` has its form; lane 1 is bulk, 2 interactive). Returns a refusal or '' for each lane, then for
-# each want the number of its replica, 0 for none, -1 where its task was revoked, -2 where it was terminated.
+# question as JSON (`state.slots` has its form; lane 1 is bulk, 2 interactive). Returns a refusal or '' for each lane, 1 where
+# another worker waits and else 0, then for each want the number of its replica, 0 for none, -1 where its task was revoked, -2
+# where it was terminated.
 #
 # Who waits is noted as the lane's demand: another worker then leaves it a slot, bulk leaves it to interactive work altogether,
 # and a slot that is given back is told of by a write that Redis pushes to all.
@@ -157,10 +158,11 @@ for i, want in ipairs(q.wants) do
       if chosen then take(chosen, lane, call) else refused[lane] = why end
     end
   end
-  answer[2 + i] = chosen or 0
+  answer[3 + i] = chosen or 0
   waits[lane] = true
 end
 answer[1], answer[2] = refused[BULK], refused[INTERACTIVE]
+answer[3] = (others_wait(BULK) or others_wait(INTERACTIVE)) and 1 or 0
 
 for key, members in pairs(taken) do redis.call('ZADD', key, unpack(members)) end
 for replica in pairs(moved) do

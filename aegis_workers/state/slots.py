@@ -1,5 +1,6 @@
 """Slots: the right to have one call in flight at a replica, leased in Redis and counted over all workers on all hosts."""
 
+import asyncio
 import json
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, Final
 import redis.asyncio
 
 from aegis_workers.routing import Engine, Lane
-from aegis_workers.state import breaker, keys, slot_scripts
+from aegis_workers.state import breaker, connection, keys, slot_scripts
 from aegis_workers.state.cancels import Cancel
 
 # A lease ends this long after its worker last held on to it, and is held on to this often.
@@ -91,11 +92,15 @@ class Exchange:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One entry for each want: the URL of its replica, or None. `cancelled`: how the task of a want was ended, by call id."""
+    """One entry for each want: the URL of its replica, or None. `cancelled`: how the task of a want was ended, by call id.
+
+    `others_wait`: another worker waits for a slot of this engine.
+    """
 
     urls: Sequence[str | None]
     cancelled: Mapping[str, Cancel]
     refusals: Mapping[Lane, Refusal]
+    others_wait: bool
 
 
 Held = Mapping[tuple[str, Lane], Collection[str]]
@@ -120,7 +125,8 @@ class Slots:
         """Gives back and takes, in one step. Raises `RedisError`; then it may have happened or not."""
         if self._ahead_s is None:
             await self.refresh({})
-        answer: Any = await self._exchange(keys=_keys(asked), args=[json.dumps(self._question(asked))])
+        async with asyncio.timeout(connection.SOCKET_TIMEOUT_S):
+            answer: Any = await self._exchange(keys=_keys(asked), args=[json.dumps(self._question(asked))])
         return _outcome(asked, answer)
 
     async def refresh(self, held: Held) -> None:
@@ -128,7 +134,8 @@ class Slots:
         names = [keys.slots(url, lane) for url, lane in held]
         members = [[self._member(call_id) for call_id in call_ids] for call_ids in held.values()]
         sent = time.time()
-        seconds, micros = await self._refresh(keys=names, args=[int(LEASE_S * 1000), json.dumps(members)])
+        async with asyncio.timeout(connection.SOCKET_TIMEOUT_S):
+            seconds, micros = await self._refresh(keys=names, args=[int(LEASE_S * 1000), json.dumps(members)])
         self._ahead_s = int(seconds) + int(micros) / 1e6 - (sent + time.time()) / 2
 
     def _question(self, asked: Exchange) -> dict[str, Any]:
@@ -178,12 +185,13 @@ def _keys(asked: Exchange) -> list[str]:
 
 
 def _outcome(asked: Exchange, answer: Sequence[Any]) -> Outcome:
-    """The script answers with a refusal or nothing for each lane, then a number for each want: of its replica, 0 or below."""
-    said, numbers = answer[: len(_LANES)], [int(number) for number in answer[len(_LANES) :]]
+    """The script answers with a refusal or nothing for each lane, then whether others wait, then a number for each want."""
+    said, others_wait, numbers = answer[: len(_LANES)], answer[len(_LANES)], [int(number) for number in answer[len(_LANES) + 1 :]]
     return Outcome(
         urls=[asked.replicas[number - 1].url if number > 0 else None for number in numbers],
         cancelled={want.call_id: _CANCELS[number] for want, number in zip(asked.wants, numbers, strict=True) if number < 0},
         refusals={lane: Refusal(word) for lane, word in zip(_LANES, said, strict=True) if word},
+        others_wait=bool(others_wait),
     )
 
 

@@ -61,6 +61,8 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         client = connection.open_async(settings)
         stack.push_async_callback(client.aclose)
+        at_boundary = connection.open_quick(settings)
+        stack.push_async_callback(at_boundary.aclose)
         clients = engine_clients.build(settings)
         for replica in (replica for replicas in clients.values() for replica in replicas):
             stack.push_async_callback(replica.aclose)
@@ -70,7 +72,7 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
             Fleet(clients=clients, limits=_limits(settings), policy=settings.fallback),
             mode_memory,
             statuses,
-            Slots(client, identity.worker_id(), trial_s=settings.call_timeout_s + _TRIAL_MARGIN_S),
+            Slots(at_boundary, identity.worker_id(), trial_s=settings.call_timeout_s + _TRIAL_MARGIN_S),
             longest_wait_s=settings.requeue_after_s,
             is_alive=_always if held is None else held.seems_alive,
         )

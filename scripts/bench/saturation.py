@@ -189,7 +189,8 @@ async def _admission_ms(url: str) -> list[float]:
     fleet = Fleet(
         clients=clients.build(settings), limits={e: Limits(limit=settings.limit(e)) for e in Engine}, policy=Policy.HOLD
     )
-    slots = Slots(client, "bench", trial_s=60)
+    at_boundary = connection.open_quick(settings)
+    slots = Slots(at_boundary, "bench", trial_s=60)
     place = Admission(fleet, modes.cache(client, Mode.VLLM), engine_status.cache(client), slots)
     pump = asyncio.create_task(place.run())
     times: list[float] = []
@@ -208,6 +209,7 @@ async def _admission_ms(url: str) -> list[float]:
     while not pump.done():  # redis-py can swallow a cancellation that comes with an answer
         pump.cancel()
         await asyncio.wait([pump], timeout=0.1)
+    await at_boundary.aclose()
     await client.aclose()
     return times[128 * 3 :]
 

@@ -62,10 +62,10 @@ class Place:
         self._statuses: Cached[Statuses] = Cached(self._read_statuses, {}, max_age_s=FOR_EVER_S)
         self.slots = SlotModel(mode=mode.value, ready=self._is_ready)
         fleet = Fleet(clients=self.engines, limits={e: Limits(limit=limits[e], kept=kept) for e in Engine}, policy=policy)
-        ledger = LocalLedger(self.slots, away=lambda: RedisConnectionError("gone") if self.redis_away else None)
+        self.ledger = LocalLedger(self.slots, away=lambda: RedisConnectionError("gone") if self.redis_away else None)
         self.alive = True
         self.admission = Admission(
-            fleet, self._modes, self._statuses, ledger, longest_wait_s=longest_wait_s, is_alive=lambda: self.alive
+            fleet, self._modes, self._statuses, self.ledger, longest_wait_s=longest_wait_s, is_alive=lambda: self.alive
         )
 
     @asynccontextmanager
@@ -165,3 +165,10 @@ def call(place: Place, task_type: TaskType, number: int = 0, order: list[int] | 
 
     caller.task = asyncio.create_task(hold())
     return caller
+
+
+async def given_back(place: Place) -> None:
+    """Returns when no slot is on its way back."""
+    await settled()
+    place.admission.nudge()
+    await settled()

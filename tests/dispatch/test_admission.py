@@ -1,9 +1,10 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 
 import pytest
-from dispatch_place import CALL_IDS, LIMITS, Caller, Place, call
+from dispatch_place import CALL_IDS, FOR_EVER_S, LIMITS, Caller, Place, call, given_back
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from settling import ended, settled
@@ -13,7 +14,7 @@ from aegis_workers.engines.base import Readiness
 from aegis_workers.errors import CallCancelled, ConfigurationError, WaitedTooLong, WorkerStopping
 from aegis_workers.routing import Engine, Lane, Mode, Policy, Run, TaskType, lane
 from aegis_workers.state.breaker import FAILURES_TO_OPEN
-from aegis_workers.state.slots import Ended
+from aegis_workers.state.slots import Ended, Refusal, Want
 
 pytestmark = pytest.mark.anyio
 
@@ -166,6 +167,7 @@ async def test_without_redis_nobody_is_admitted_until_it_is_back(place: Place, m
     caller.done.set()
     async with asyncio.timeout(5):
         await caller.task
+    place.push()
     await settled()
     assert place.slots.count(place.engines[OLLAMA][0].url) == 0
 
@@ -285,13 +287,86 @@ async def test_a_call_cancelled_in_the_instant_of_its_admission_gives_its_slot_b
     assert next_one.runs
 
 
+async def test_a_slot_for_which_nobody_waits_goes_back_with_the_next_question(place: Place) -> None:
+    first = call(place, EXTRACTION)
+    await settled()
+    first.done.set()
+    await settled()
+    assert [len(asked.gives) for asked in place.ledger.asked] == [0]
+    call(place, EXTRACTION)
+    await settled()
+    assert [(len(asked.gives), len(asked.wants)) for asked in place.ledger.asked] == [(0, 1), (1, 1)]
+
+
+async def test_a_slot_for_which_nobody_waits_goes_back_alone_if_nobody_asks(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other_reason in ("_REDIS_AGAIN_S", "REFRESH_S"):
+        monkeypatch.setattr(admission, other_reason, FOR_EVER_S)
+    caller = call(place, EXTRACTION)
+    await settled()
+    caller.done.set()
+    async with asyncio.timeout(10):
+        while place.slots.count(place.engines[VLLM][0].url):  # noqa: ASYNC110 - the double has no event for it
+            await asyncio.sleep(0.001)
+    assert [(len(asked.gives), len(asked.wants)) for asked in place.ledger.asked] == [(0, 1), (1, 0)]
+
+
+async def test_a_slot_for_which_another_worker_waits_goes_back_at_once(place: Place) -> None:
+    running = calls(place, EXTRACTION, 3)
+    await settled()
+    asked = replace(place.ledger.asked[-1], wants=[Want(call_id="theirs", task_id="theirs", lane=Lane.BULK)])
+    assert place.slots.exchange("other", asked).refusals == {Lane.BULK: Refusal.FULL}
+    running[0].done.set()
+    await given_back(place)
+    running[1].done.set()
+    await settled()
+    assert place.slots.count(place.engines[VLLM][0].url) == 1
+    assert place.slots.exchange("other", asked).urls != [None]
+    assert place.slots.pushed == [VLLM, VLLM]
+
+
+async def test_a_slot_given_back_while_redis_refuses_another_call_goes_to_that_call_at_once(place: Place) -> None:
+    running = calls(place, EXTRACTION, 3)
+    await settled()
+    place.ledger.answers.clear()
+    waiting = call(place, EXTRACTION)
+    await settled()
+    running[0].done.set()
+    await settled()
+    place.ledger.answers.set()
+    await settled()
+    assert waiting.runs
+
+
+async def test_slots_whose_return_redis_did_not_confirm_are_given_back_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "_REDIS_AGAIN_S", 0.01)
+    running = calls(place, EXTRACTION, 2)
+    await settled()
+    running[0].done.set()
+    place.ledger.answers.clear()
+    place.admission.nudge()
+    await settled()
+    running[1].done.set()
+    await settled()
+    place.redis_away = True
+    place.ledger.answers.set()
+    await settled()
+    place.redis_away = False
+    await given_back(place)
+    assert [len(asked.gives) for asked in place.ledger.asked][-2:] == [1, 2]
+    assert place.slots.count(place.engines[VLLM][0].url) == 0
+
+
 async def failed(place: Place, engine: Engine, times: int) -> None:
     """So many distinct calls fail at the engine."""
     for number in range(times):
         async with place.admission.slot(EXTRACTION if engine is VLLM else CHAT, CALL_IDS()) as admitted:
             assert (admitted.engine, number) == (engine, number)
             admitted.ended = Ended.FAILED
-    await settled()
+    await given_back(place)
     place.push()
 
 
@@ -316,7 +391,7 @@ async def test_after_its_time_one_call_tries_an_engine_whose_breaker_opened_and_
     assert trial.admitted is not None
     trial.admitted.ended = Ended.SERVED
     trial.done.set()
-    await settled()
+    await given_back(place)
     place.push()
     following = call(place, EXTRACTION)
     await settled()
@@ -400,7 +475,7 @@ async def test_what_is_in_flight_is_held_on_to(place: Place, monkeypatch: pytest
             await asyncio.sleep(0.01)
     caller.done.set()
     await caller.task
-    await settled()
+    await given_back(place)
     assert place.slots.count(url) == 0
 
 

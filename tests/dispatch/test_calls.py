@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from dispatch_place import CALL_IDS, Place, call
+from dispatch_place import CALL_IDS, Place, call, given_back
 from settling import begun, ended, settled
 from structlog.testing import capture_logs
 from suspects_here import SuspectsHere
@@ -386,7 +386,7 @@ async def test_what_counts_against_a_replica(place: Place, calls: Calls, error: 
     (engine,) = place.engines[OLLAMA]
     for asked in list(engine.open):
         asked.fail(error)
-    await settled()
+    await given_back(place)
     assert (len(place.slots.breakers[engine.url].failed) == 2) is opens
     for task in tasks:
         await ended(task)

@@ -11,10 +11,13 @@ WAIT_S = 10.0
 
 async def settled() -> None:
     """Returns when every other task of the loop waits for something that only the test, a clock or a network can bring."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    while any(_can_run(task) for task in others):
+    while _called_back() or any(_can_run(task) for task in asyncio.all_tasks() - {asyncio.current_task()}):  # noqa: ASYNC110 - there is no event for it
         await asyncio.sleep(0)
-        others = asyncio.all_tasks() - {asyncio.current_task()}
+
+
+def _called_back() -> bool:
+    """Whether callbacks are due, such as those that tell `asyncio.wait` of a task that has ended."""
+    return bool(asyncio.get_running_loop()._ready)  # type: ignore[attr-defined] # asyncio has no public way to ask
 
 
 def _can_run(task: asyncio.Task[Any]) -> bool:

@@ -1,5 +1,6 @@
 """Slots and breakers as they should be: what the scripts of `state.slots` are held against, and what dispatch is tested on."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -71,7 +72,8 @@ class SlotModel:
         urls = [self._want(worker, asked, want, refusals) for want in asked.wants]
         self._note_demand(worker, asked, refusals)
         cancelled = {want.call_id: Cancel.REVOKE for want in asked.wants if want.task_id in self.revoked}
-        return Outcome(urls=urls, cancelled=cancelled, refusals=refusals)
+        others_wait = any(self.waits_elsewhere(worker, asked.engine, lane) for lane in Lane)
+        return Outcome(urls=urls, cancelled=cancelled, refusals=refusals, others_wait=others_wait)
 
     def _give(self, worker: str, give: Give) -> bool:
         member = f"{worker}|{give.call_id}"
@@ -146,13 +148,21 @@ class SlotModel:
         return len(its)
 
 
+def _set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @dataclass
 class LocalLedger:
-    """One worker's way to the model, in place of Redis."""
+    """One worker's way to the model, in place of Redis. `asked`: every exchange so far; answers come once `answers` is set."""
 
     model: SlotModel
     worker: str = "this"
     away: Callable[[], Exception | None] = lambda: None
+    asked: list[Exchange] = field(default_factory=list)
+    answers: asyncio.Event = field(default_factory=_set)
 
     def now_ms(self) -> int:
         return self.model.now_ms
@@ -160,7 +170,12 @@ class LocalLedger:
     async def exchange(self, asked: Exchange) -> Outcome:
         if error := self.away():
             raise error
-        return self.model.exchange(self.worker, asked)
+        self.asked.append(asked)
+        outcome = self.model.exchange(self.worker, asked)
+        await self.answers.wait()
+        if error := self.away():
+            raise error
+        return outcome
 
     async def refresh(self, held: Held) -> None:
         if error := self.away():

@@ -1,16 +1,19 @@
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import redis
+import redis.asyncio
 
 from aegis_workers.errors import RedisFull, RedisUnavailable
 from aegis_workers.local.process import Process
-from aegis_workers.routing import Mode
+from aegis_workers.routing import Engine, Lane, Mode
 from aegis_workers.settings import Settings
 from aegis_workers.state import connection, keys, mode
 from aegis_workers.state.cached import Cached
 from aegis_workers.state.mode import ModeReading
+from aegis_workers.state.slots import Exchange, Refusal, Slots, Want
 
 pytestmark = pytest.mark.anyio
 
@@ -53,9 +56,28 @@ async def test_a_frozen_redis_gives_the_last_known_mode_as_stale_and_is_believed
             assert operator.info("stats")["total_connections_received"] == connections + 1
 
 
-async def test_a_redis_that_restarts_is_asked_on_a_new_connection_without_an_error(settings: Settings) -> None:
+async def test_a_frozen_redis_holds_the_task_boundary_for_a_bounded_time_and_its_late_answer_is_nobodys(
+    own_redis: tuple[Process, Settings], freeze: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "SOCKET_TIMEOUT_S", 0.5)
+    asked = Exchange(engine=Engine.VLLM, replicas=[], mode=None, epoch="")
+    want = Want(call_id="a", task_id="a", lane=Lane.BULK)
+    async with connection.open_quick(own_redis[1]) as client:
+        slots = Slots(client, "w1", trial_s=1)
+        await slots.exchange(asked)
+        freeze.popen.send_signal(signal.SIGSTOP)
+        with pytest.raises(TimeoutError):
+            await slots.exchange(asked)
+        freeze.popen.send_signal(signal.SIGCONT)
+        assert (await slots.exchange(replace(asked, wants=[want]))).refusals == {Lane.BULK: Refusal.ENGINE}
+
+
+@pytest.mark.parametrize("opened", [connection.open_async, connection.open_quick])
+async def test_a_redis_that_restarts_is_asked_on_a_new_connection_without_an_error(
+    settings: Settings, opened: Callable[[Settings], redis.asyncio.Redis]
+) -> None:
     with connection.open_sync(settings) as operator:
-        async with connection.open_async(settings) as client:
+        async with opened(settings) as client:
             await client.set("aegis:test", "1")
             operator.client_kill_filter(_type="normal", skipme=True)
             assert await client.get("aegis:test") == "1"

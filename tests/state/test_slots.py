@@ -154,11 +154,13 @@ async def test_who_waits_gets_the_next_slot_and_is_told_of_it(client: redis.Redi
     await busy.exchange(asked(want("a"), want("b")))
     await waiting.exchange(asked(want("c")))
     assert client.get(keys.freed(VLLM)) is None
+    assert (await busy.exchange(asked())).others_wait
     outcome = await busy.exchange(asked(want("d"), gives=[give("a")]))
     assert (outcome.urls, outcome.refusals) == ([None], {BULK: Refusal.FULL})
     assert client.get(keys.freed(VLLM)) is not None
     assert (await waiting.exchange(asked(want("c")))).urls == [ONE]
-    assert (await busy.exchange(asked(want("d"), gives=[give("b")]))).urls == [ONE]
+    outcome = await busy.exchange(asked(want("d"), gives=[give("b")]))
+    assert (outcome.urls, outcome.others_wait) == ([ONE], False)
 
 
 async def test_bulk_takes_no_slot_while_a_chat_of_another_worker_waits(
@@ -369,7 +371,7 @@ class Play:
         found: Outcome = await self.workers[name].exchange(exchange)
         expected = self.model.exchange(name, exchange)
         assert (found.urls, found.cancelled) == (expected.urls, expected.cancelled)
-        assert found.refusals == expected.refusals
+        assert (found.refusals, found.others_wait) == (expected.refusals, expected.others_wait)
         for replica in exchange.replicas:
             assert self.model.count(replica.url) <= replica.limit
 
