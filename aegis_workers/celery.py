@@ -167,10 +167,10 @@ def _settle(**_: Any) -> None:
 
 
 @signals.worker_shutting_down.connect(weak=False)
-def _begin_stop(**_: Any) -> None:
+def _begin_stop(how: str, **_: Any) -> None:
     running = runtime.started()
     if running is not None:
-        running.begin_stop()
+        running.begin_stop(at_once=how == "Cold")
 
 
 @signals.worker_shutdown.connect(weak=False)

@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 from rich.console import Console
@@ -34,19 +35,31 @@ def say(out: Console, line: str) -> None:
     out.print(line, soft_wrap=True)
 
 
+@dataclass
+class Told:
+    """Whether this process was told to stop. No event of `threading`: a signal's handler must not wait for a lock."""
+
+    to_stop: bool = False
+
+
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM, and the end of the terminal, raise `KeyboardInterrupt` as Ctrl-C does. For the main thread."""
+def interruptible() -> Iterator[Told]:
+    """Ctrl-C, SIGTERM and the end of the terminal raise `KeyboardInterrupt`. For the main thread.
+
+    What is yielded says it too, for whoever runs on: Python drops an exception that comes while it finalises an object.
+    """
+    told = Told()
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
+        told.to_stop = True
         raise KeyboardInterrupt
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # so it is under nohup
             signal.signal(number, interrupt)
     try:
-        yield
+        yield told
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

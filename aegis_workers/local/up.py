@@ -1,13 +1,13 @@
 """`aegis-workers up`: the whole system in the foreground, until it is told to stop or a part of it dies."""
 
 import time
-from typing import NoReturn
 
 from rich.console import Console
 
 from aegis_workers.errors import AegisError, ConfigurationError
 from aegis_workers.local import system, terminal
 from aegis_workers.local.system import System
+from aegis_workers.local.terminal import Told
 from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
 
@@ -18,18 +18,19 @@ def up(settings: Settings, *, simulate: bool) -> int:
     """Run the system; returns the exit status: 0 when it was told to stop, 1 when a part of it died or did not start."""
     out, err = terminal.console(), terminal.console(stderr=True)
     try:
-        with terminal.interruptible():
-            _supervise(settings, out, simulate=simulate)
+        with terminal.interruptible() as told:
+            _supervise(settings, out, told, simulate=simulate)
     except KeyboardInterrupt:
-        terminal.say(out, "Stopped.")
-        return 0
+        pass
     except AegisError as error:
         terminal.say(err, str(error))
         return 1
+    terminal.say(out, "Stopped.")
+    return 0
 
 
-def _supervise(settings: Settings, out: Console, *, simulate: bool) -> NoReturn:
-    """Ends with `KeyboardInterrupt`, or with what a child died of."""
+def _supervise(settings: Settings, out: Console, told: Told, *, simulate: bool) -> None:
+    """Returns when it was told to stop, or ends with `KeyboardInterrupt`, or with what a child died of."""
     if not simulate and not any(settings.model(engine) for engine in Engine):
         raise ConfigurationError(
             "No engine is configured: set AEGIS_VLLM_MODEL or AEGIS_OLLAMA_MODEL, or use --simulate for engines that are doubles"
@@ -38,7 +39,7 @@ def _supervise(settings: Settings, out: Console, *, simulate: bool) -> NoReturn:
     with system.running(settings, simulated=simulated, with_flower=True) as running:
         terminal.announce(running, out)
         _invite(running, out)
-        while True:
+        while not told.to_stop:
             running.check()
             time.sleep(CHECK_INTERVAL_S)
 

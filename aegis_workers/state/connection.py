@@ -18,6 +18,9 @@ from aegis_workers.settings import Settings, without_password
 # A frozen Redis must not hold a call at the task boundary for longer than this.
 SOCKET_TIMEOUT_S = 5.0
 
+# Long enough for a Redis that is busy with one slow command.
+SILENT_S = 2.0
+
 # How soon a background part tries again when Redis is away.
 RETRY_S = 2.0
 
@@ -40,10 +43,29 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def open_sync(settings: Settings, *, raw: bool = False) -> redis.Redis:
-    """A client for threads and command lines. It connects at its first command. `raw`: answers are bytes."""
-    options = _OPTIONS | {"decode_responses": not raw}
+def open_sync(settings: Settings, *, raw: bool = False, timeout_s: float | None = None) -> redis.Redis:
+    """A client for threads and command lines. It connects at its first command.
+
+    `raw`: answers are bytes. `timeout_s` bounds each answer, where it is another bound than usual.
+    """
+    bounds = {} if timeout_s is None else {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    options = _OPTIONS | {"decode_responses": not raw} | bounds
     return redis.Redis.from_url(settings.redis_url, retry=Retry(NoBackoff(), _RETRIES, _RETRIED), **options)
+
+
+def is_silent(settings: Settings) -> bool:
+    """Whether Redis leaves a question without an answer for `SILENT_S` seconds: it is frozen, or behind a network that is cut.
+
+    One that refuses connections, or the question, is not silent: whoever needs it learns so at once.
+    """
+    try:
+        with open_sync(settings, timeout_s=SILENT_S) as client:
+            client.ping()
+    except redis.exceptions.TimeoutError:
+        return True
+    except (RedisError, OSError):
+        return False
+    return False
 
 
 def open_async(settings: Settings, *, raw: bool = False, timeout_s: float = SOCKET_TIMEOUT_S) -> redis.asyncio.Redis:

@@ -104,6 +104,12 @@ def _grave(holder: Holder) -> Sequence[Any]:
     return keys.ALIVE, keys.WORKER_QUEUES, holder.key, holder.worker_id, str(GONE_S * 1000)
 
 
+def check_room(client: redis.Redis) -> None:
+    """Ask whether Redis takes anything in, and change nothing. Raises `ResponseError` where it is full or may not write."""
+    # Refused before it is looked at; where it is not, the key does not exist.
+    client.set(keys.NOTHING, "", xx=True)
+
+
 def gather_priorities(client: redis.Redis, queue: str) -> int:
     """Move what producers enqueued with a priority to the queue itself, in its turn; returns how many messages were moved."""
     lists = [f"{queue}{PRIORITY_SEPARATOR}{priority}" for priority in PRIORITIES]

@@ -15,6 +15,8 @@ ALIVE: Final = "aegis:alive"
 # Hash: the queue of each worker that may hold messages: of those that live, and of the dead whose messages are not all put back.
 WORKER_QUEUES: Final = "aegis:worker_queues"
 CANCELLED_PREFIX: Final = "aegis:cancelled:"
+# Never there: what asks whether Redis takes anything in names it.
+NOTHING: Final = "aegis:nothing"
 
 
 def engine(name: Engine) -> str:

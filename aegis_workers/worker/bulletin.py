@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 
 from aegis_workers.dispatch.admission import Admission
-from aegis_workers.worker import health, identity
+from aegis_workers.worker import health, identity, pulse
 from aegis_workers.worker.health import Health
 from aegis_workers.worker.pulse import Pulse
 from aegis_workers.worker.watchdog import Watchdog
@@ -35,8 +35,7 @@ class Bulletin:
                 self._publish()
                 await asyncio.sleep(health.WRITE_EVERY_S)
         finally:
-            with suppress(OSError):
-                health.remove(self._folder, self._pulse.node)
+            withdraw(self._folder)
 
     def _publish(self) -> None:
         try:
@@ -64,3 +63,11 @@ class Bulletin:
             in_flight=self._admission.in_flight,
             waiting=self._admission.waiting,
         )
+
+
+def withdraw(folder: Path | None) -> None:
+    """Remove this worker's health file, if it keeps one."""
+    celery = pulse.current()
+    if folder is not None and celery is not None:
+        with suppress(OSError):
+            health.remove(folder, celery.node)

@@ -1,5 +1,6 @@
 """Celery's consumer, with messages that the process holds and not the connection."""
 
+from time import sleep
 from typing import Any
 
 import structlog
@@ -22,12 +23,19 @@ class Consumer(CeleryConsumer):
         super().__init__(*args, **options)
 
     def connect(self) -> Any:
-        """The connection from which tasks are taken; tries until Redis answers."""
+        """The connection from which tasks are taken; tries until Redis answers, and takes in what a consumer tells it then."""
         like = self.app.connection_for_read(heartbeat=self.amqheartbeat)
         connection = self.ensure_connected(transport.connection(like, self._held))
+        self._await_room()
         if self.hub:
             connection.transport.register_with_event_loop(connection.connection, self.hub)
         return connection
+
+    def _await_room(self) -> None:
+        """A full Redis would refuse the first thing that it is told, and Celery connect anew as fast as it can."""
+        while not self._held.may_connect():
+            state.maybe_shutdown()
+            sleep(transport.REFUSED_S)
 
     def call_soon_ack(self, p: Any, *args: Any, **kwargs: Any) -> Any:
         """Settles a message in the thread that is done with it, and wakes the loop, which may take another one."""

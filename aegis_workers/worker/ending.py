@@ -3,6 +3,8 @@
 import os
 import signal
 import threading
+import time
+from collections.abc import Callable
 
 import structlog
 
@@ -11,6 +13,9 @@ log = structlog.get_logger(__name__)
 FAILURE = 1
 # What an orderly stop needs once its calls have ended.
 MARGIN_S = 5.0
+
+# How often a process that stops asks whether Redis is still there.
+_LOOK_S = 1.0
 
 _begun = threading.Event()
 
@@ -39,6 +44,19 @@ def has_begun() -> bool:
 def status(regular: int | None) -> int | None:
     """The exit status to end with: a failure if this process has ended itself, else the `regular` one."""
     return FAILURE if _begun.is_set() else regular
+
+
+def await_end(is_silent: Callable[[], bool], last_words: Callable[[], None]) -> None:
+    """Waits with a process that stops and has nothing left to do but to say so to Redis. Never returns.
+
+    Celery waits half a minute for each of several answers, so that a frozen Redis would hold it for minutes. It is ended once
+    Redis is silent, after `last_words`: what it holds stays where others look for it.
+    """
+    while not is_silent():
+        time.sleep(_LOOK_S)
+    log.warning("messages.left", reason="Redis is silent; other workers put them back, once they find this one gone")
+    last_words()
+    os._exit(status(0) or 0)
 
 
 def _end_now(within_s: float) -> None:

@@ -11,6 +11,7 @@ from aegis_workers.settings import Settings
 from aegis_workers.state import connection, mode, server
 from aegis_workers.state.server import Finding, Level
 from aegis_workers.worker import ending
+from aegis_workers.worker.repetition import Repetition
 
 log = structlog.get_logger(__name__)
 
@@ -26,11 +27,13 @@ def refused(settings: Settings) -> str | None:
 
 async def greet(client: redis.asyncio.Redis, settings: Settings) -> None:
     """Returns once Redis has answered and the mode is written where there was none; ends the worker if Redis is unfit."""
+    unavailable = Repetition()
     while True:
         try:
             await _meet(client, settings)
         except (RedisError, OSError) as error:
-            log.warning("redis.unavailable", error=str(connection.failure(settings, error)))
+            if unavailable.is_due():
+                log.warning("redis.unavailable", error=str(connection.failure(settings, error)))
             await asyncio.sleep(connection.RETRY_S)
         else:
             return

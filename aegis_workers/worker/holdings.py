@@ -15,13 +15,14 @@ from typing import Any
 
 import redis
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from aegis_workers.settings import Settings
 from aegis_workers.state import connection, envelope, held
 from aegis_workers.state.held import End, Holder, Settled, Settlement
 from aegis_workers.state.liveness import TTL_S
 from aegis_workers.worker import identity
+from aegis_workers.worker.repetition import Repetition
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +60,7 @@ class Holdings:
         self._fenced = False
         self._ended = False
         self._refused_until = float("-inf")
+        self._refusal = Repetition()
         self._lived_at = float("-inf")
 
     @property
@@ -84,6 +86,21 @@ class Holdings:
     def note_refusal(self) -> None:
         """Redis did not do what it was asked."""
         self._refused_until = time.monotonic() + _REFUSAL_COUNTS_S
+
+    def refused(self, error: RedisError) -> None:
+        """Redis gives no messages; says so now and then, for a worker that others know: a reaper speaks of the other kind."""
+        self.note_refusal()
+        if self._may_take and self._refusal.is_due():
+            log.warning("redis.gives_no_messages", error=str(error), queue=self.holder.queue)
+
+    def may_connect(self) -> bool:
+        """Whether Redis takes what a consumer tells it when it connects; one that is full does not. Raises `RedisError`."""
+        try:
+            held.check_room(self._client)
+        except ResponseError as error:
+            self.refused(error)
+            return False
+        return True
 
     def lived(self, at: float) -> None:
         """Redis noted that this process lives; it was told so at `at` (monotonic seconds) or later."""

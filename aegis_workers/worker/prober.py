@@ -12,11 +12,12 @@ from aegis_workers.engines.base import EngineClient, Readiness
 from aegis_workers.errors import EngineError
 from aegis_workers.routing import Engine, Mode
 from aegis_workers.settings import Settings
-from aegis_workers.state import engine_status, keys, slots
+from aegis_workers.state import connection, engine_status, keys, slots
 from aegis_workers.state.cached import Cached
 from aegis_workers.state.engine_status import ReplicaStatus, Statuses
 from aegis_workers.state.lease import Lease
 from aegis_workers.state.mode import ModeReading
+from aegis_workers.worker.repetition import Repetition
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +58,7 @@ class Prober:
         lease_s = _MISSED_ROUNDS * settings.probe_interval_s + _LIMITS_A_ROUND * settings.probe_timeout_s
         self._lease = Lease(client, keys.PROBER, ttl_s=lease_s)
         self._met: set[str] = set()
+        self._skipped = Repetition()
 
     async def run(self) -> None:
         """Probes until cancelled, then lets another worker take over at once."""
@@ -74,7 +76,10 @@ class Prober:
                 found = await self._look()
                 await self._warm_up_new(found, group)
         except (RedisError, OSError) as error:
-            log.warning("probe.skipped", reason="Redis does not answer", error=repr(error))
+            if self._skipped.is_due():
+                log.warning("probe.skipped", error=str(connection.failure(self._settings, error)))
+        else:
+            self._skipped.end()
 
     async def _stand_down(self) -> None:
         try:

@@ -5,7 +5,6 @@ message moves it, so that a reaper which dies in the middle leaves the rest to t
 """
 
 import asyncio
-import itertools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -19,14 +18,13 @@ from aegis_workers.state.envelope import Death
 from aegis_workers.state.held import End, Holder, Settled, Settlement
 from aegis_workers.state.liveness import Look
 from aegis_workers.worker.holdings import LOOK_EVERY_S, Holdings
+from aegis_workers.worker.repetition import Repetition
 from aegis_workers.worker.witness import Witness
 
 log = structlog.get_logger(__name__)
 
 # What Redis or its absence raises; a full Redis refuses too.
 _REFUSALS = (RedisError, OSError)
-# One of so many tries to be known to others is named in the log.
-_SAY_EVERY = 30
 
 
 async def _nothing(*_: str) -> None:
@@ -75,12 +73,13 @@ class Reaper:
                 await asyncio.sleep(max(0.0, began + liveness.LOOK_EVERY_S - time.monotonic()))
 
     async def _enlist(self) -> None:
-        for tries in itertools.count():
+        refused = Repetition()
+        while True:
             asked_at = time.monotonic()
             try:
                 await liveness.enlist(self._client, self._holder)
             except _REFUSALS as error:
-                if tries % _SAY_EVERY == 0:
+                if refused.is_due():
                     log.warning("worker.not_enlisted", error=repr(error), reason="nobody would know that it holds messages")
                 await asyncio.sleep(liveness.LOOK_EVERY_S)
             else:

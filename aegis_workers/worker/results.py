@@ -12,6 +12,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from aegis_workers.state import connection, keys, scripts
 from aegis_workers.worker import holdings, runtime
+from aegis_workers.worker.repetition import Repetition
 
 log = structlog.get_logger(__name__)
 
@@ -19,7 +20,8 @@ log = structlog.get_logger(__name__)
 _PASSING = (RedisConnectionError, RedisTimeoutError, ReadOnlyError)
 _PASSING_WORDS = ("MISCONF", "NOREPLICAS", "MASTERDOWN")
 _AGAIN_AFTER_S = 1.0
-_SAY_EVERY = 30
+# All results of a process wait for the same Redis.
+_waiting = Repetition()
 
 
 class Results(RedisBackend):
@@ -42,16 +44,14 @@ class Results(RedisBackend):
         if worker is None:
             self.ensure(self._store, (key, value, expires_s))
             return
-        tries = 0
         while True:
             try:
                 self._store(key, value, expires_s)
             except RedisError as error:
                 if not _will_pass(error):
                     raise
-                if tries % _SAY_EVERY == 0:
+                if _waiting.is_due():
                     log.warning("result.waits_for_redis", error=type(error).__name__)
-                tries += 1
             else:
                 return
             if worker.stops_within(_AGAIN_AFTER_S):

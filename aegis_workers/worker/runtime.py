@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -13,8 +14,9 @@ from anyio.from_thread import start_blocking_portal
 
 from aegis_workers.errors import WorkerStopping
 from aegis_workers.settings import Settings
+from aegis_workers.state import connection
 from aegis_workers.state.cancels import Cancel
-from aegis_workers.worker import services
+from aegis_workers.worker import bulletin, ending, services
 from aegis_workers.worker.services import Services
 
 log = structlog.get_logger(__name__)
@@ -26,7 +28,7 @@ class Runtime:
     """The event loop, in a thread of its own, and the calls that task threads have running on it."""
 
     def __init__(self, settings: Settings, queue: str) -> None:
-        self._grace_s = settings.shutdown_grace_s
+        self._settings = settings
         self._capacity = settings.capacity()
         self._running: set[Future[Any]] = set()
         self._stop_begun = False
@@ -76,13 +78,17 @@ class Runtime:
 
         With `at_once`, and when told a second time, those in flight have no grace.
         """
-        grace_s = 0.0 if at_once or self._stop_begun else self._grace_s
+        grace_s = 0.0 if at_once or self._stop_begun else self._settings.shutdown_grace_s
         self._stop_begun = True
         self._portal.start_task_soon(self._close_admission)
         # In a thread of its own: a signal's handler must neither wait nor log.
-        timer = threading.Timer(grace_s, self.cancel_running)
+        timer = threading.Timer(grace_s, self._end_stop)
         timer.daemon = True
         timer.start()
+
+    def _end_stop(self) -> None:
+        self.cancel_running()
+        ending.await_end(partial(connection.is_silent, self._settings), partial(bulletin.withdraw, self._settings.health_dir))
 
     async def _close_admission(self) -> None:
         self._services.admission.close()

@@ -22,9 +22,8 @@ from aegis_workers.worker.holdings import Holdings
 
 log = structlog.get_logger(__name__)
 
-# A Redis that gives no messages, because it is full or cannot write its log, is asked again after this, and named so often.
-_REFUSED_S = 1.0
-_SAY_AGAIN_S = 30.0
+# A Redis that gives no messages, because it is full or cannot write its log, is asked again after this.
+REFUSED_S = 1.0
 # What kombu raises for a message that is not of its own making.
 _MALFORMED = (AttributeError, LookupError, TypeError, ValueError)
 
@@ -90,7 +89,6 @@ class Channel(kombu_redis.Channel):
     def __init__(self, connection: Any, **options: Any) -> None:
         self.held: Holdings = connection.client.held
         self._ask_again_at = 0.0
-        self._said_at = float("-inf")
         self._moves = False  # whether the pop that is under way is one of ours
         super().__init__(connection, **options)
 
@@ -144,13 +142,16 @@ class Channel(kombu_redis.Channel):
             self.held.done(payload["properties"]["delivery_tag"])
 
     def _refused(self, error: ResponseError) -> None:
-        """Waits, and says so now and then: a worker that ended could not take messages either."""
-        now = monotonic()
-        self._ask_again_at = now + _REFUSED_S
-        self.held.note_refusal()
-        if self.held.may_take and now - self._said_at >= _SAY_AGAIN_S:
-            self._said_at = now
-            log.warning("redis.gives_no_messages", error=str(error), queue=self.held.holder.queue)
+        """Waits: a worker that ended could not take messages either."""
+        self._ask_again_at = monotonic() + REFUSED_S
+        self.held.refused(error)
+
+    def maybe_refresh_binding_expiry(self) -> None:
+        """Says once a second that remote control is still wanted. A full Redis refuses that too; kombu would log it each time."""
+        try:
+            super().maybe_refresh_binding_expiry()
+        except ResponseError as error:
+            self.held.refused(error)
 
 
 class Transport(kombu_redis.Transport):

@@ -20,6 +20,11 @@ from aegis_workers.local.process import Process
 from aegis_workers.settings import Settings
 from aegis_workers.state import keys, workers
 
+pytestmark = pytest.mark.timeout(180)  # seven processes start, and end one kind after the other
+
+# Seconds that all parts may take to end, one kind after the other, before the last of them would be killed.
+STOPS_WITHIN_S = Settings(_env_file=None).shutdown_grace_s + 4 * system.STOP_GRACE_S
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="it looks at processes through /proc")
 
 
@@ -91,9 +96,47 @@ def test_the_whole_system_starts_and_sigterm_ends_all_of_it(tmp_path: Path) -> N
         assert {part for part in PARTS if any(part in command for command in before.values())} == PARTS
         assert "NOT a language model" in running.said
         running.popen.send_signal(signal.SIGTERM)
-        assert running.popen.wait(20) == 0
+        assert running.popen.wait(STOPS_WITHIN_S) == 0
         assert not before.keys() & processes().keys()
     assert not Path(found(running.said, r"Logs: (.*)")).exists()
+
+
+SIGNALLED_IN_A_FINALISER = """
+import os, signal, sys
+from aegis_workers import cli
+from aegis_workers.local import up
+
+class Dropped:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        sum(range(10))
+
+invite = up._invite
+
+def invite_and_drop(running, out):
+    invite(running, out)
+    Dropped()
+
+up._invite = invite_and_drop
+cli.main(["up", "--simulate"])
+"""
+
+
+@linux
+def test_sigterm_while_python_finalises_an_object_is_not_lost(tmp_path: Path) -> None:
+    nobody = f"redis://127.0.0.1:{process.free_port()}/0"
+    told = subprocess.run(
+        [sys.executable, "-c", SIGNALLED_IN_A_FINALISER],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "AEGIS_REDIS_URL": nobody, "TMPDIR": str(tmp_path)},
+        timeout=60 + STOPS_WITHIN_S,
+    )
+    assert told.returncode == 0
+    assert told.stdout.endswith("Stopped.\n")
+    assert "Exception ignored in: <function Dropped.__del__" in told.stderr
 
 
 @linux
@@ -110,7 +153,7 @@ def test_the_death_of_a_part_ends_the_system_and_names_the_part(tmp_path: Path) 
     with up(tmp_path) as running:
         before = running.children()
         os.kill(running.one("--queues chat"), signal.SIGKILL)
-        assert running.popen.wait(20) == 1
+        assert running.popen.wait(STOPS_WITHIN_S) == 1
         assert running.popen.stdout is not None
         said = running.popen.stdout.read()
         assert "worker-chat ended by itself (killed by SIGKILL)" in said
@@ -154,7 +197,7 @@ def test_a_redis_that_answers_is_used_and_left_as_it_was(tmp_path: Path) -> None
             assert {worker.queue for worker in workers.read_all(client)} == {"extraction", "chat", "control"}
             assert client.exists(keys.MODE)
             running.popen.send_signal(signal.SIGTERM)
-            assert running.popen.wait(20) == 0
+            assert running.popen.wait(STOPS_WITHIN_S) == 0
         assert client.ping()
         assert not client.exists(keys.MODE)
 

@@ -114,3 +114,16 @@ def test_a_full_redis_is_told_from_one_that_is_away_also_inside_a_script(full: r
         assert "is full, nothing was written" in str(caught.value)
         assert "raise its maxmemory" in str(caught.value)
         assert settings.redis_url not in str(caught.value)
+
+
+def test_a_frozen_redis_is_silent_and_one_that_is_away_or_answers_is_not(
+    own_redis: tuple[Process, Settings], freeze: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "SILENT_S", 0.5)
+    _, settings = own_redis
+    assert not connection.is_silent(settings)
+    freeze.popen.send_signal(signal.SIGSTOP)
+    assert connection.is_silent(settings)
+    freeze.popen.kill()
+    freeze.popen.wait()
+    assert not connection.is_silent(settings)

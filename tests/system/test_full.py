@@ -2,13 +2,16 @@
 
 import signal
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from installation import Installation, eventually, installed
 
-from aegis_workers.local import children
+from aegis_workers.local import children, process
+from aegis_workers.local.process import Process
+from aegis_workers.routing import Engine
 
 PRODUCER = """
 import time
@@ -105,8 +108,56 @@ def test_a_worker_that_loses_its_connection_to_a_full_redis_waits_too(tmp_path: 
         place.redis.config_set("maxmemory", 1)
         worker.popen.send_signal(signal.SIGCONT)
 
-        with pytest.raises(subprocess.TimeoutExpired):
-            worker.popen.wait(10)
+        assert waits_calmly(place, worker)
 
         place.redis.config_set("maxmemory", 0)
         assert [result.get(timeout=30)["status"] for result in results] == ["ok"] * 3
+
+
+# As the README starts them, and as `up` does, without what they would tell each other.
+@pytest.mark.parametrize("options", [(), ("--without-mingle", "--without-gossip")], ids=["all", "up"])
+def test_a_worker_that_starts_on_a_full_redis_waits_and_says_little(tmp_path: Path, options: Sequence[str]) -> None:
+    with installed(tmp_path, llm_engine_mode="ollama", watchdog_s=3) as place:
+        results = [place.chat() for _ in range(3)]
+        place.redis.config_set("maxmemory", 1)
+        command = [sys.executable, "-m", "celery", "-A", "aegis_workers", "worker", "-Q", "chat", "-l", "info", *options]
+        worker = process.start("worker", command, log=tmp_path / "worker.log", env=place.environment)
+        place.workers.append(worker)
+        eventually(lambda: "worker.not_enlisted" in worker.log_text())
+
+        assert waits_calmly(place, worker)
+
+        place.redis.config_set("maxmemory", 0)
+        assert [result.get(timeout=30)["status"] for result in results] == ["ok"] * 3
+
+
+def test_a_worker_whose_redis_is_full_says_so_now_and_then_and_stops_when_told(tmp_path: Path) -> None:
+    with installed(tmp_path, "chat", llm_engine_mode="ollama", ollama=("--call-seconds", "1"), watchdog_s=3) as place:
+        results = [place.chat() for _ in range(8)]
+        eventually(lambda: place.in_flight(Engine.OLLAMA) == 4)
+        [worker] = place.workers
+        place.redis.config_set("maxmemory", 1)
+        eventually(lambda: place.in_flight(Engine.OLLAMA) == 0)
+
+        assert waits_calmly(place, worker)
+
+        assert place.worker_logs().count("result.waits_for_redis") == 1
+        worker.popen.terminate()
+        assert worker.popen.wait(20) == 0
+        place.redis.config_set("maxmemory", 0)
+        place.start_workers("chat")
+        assert [result.get(timeout=30)["status"] for result in results] == ["ok"] * 8
+
+
+def waits_calmly(place: Installation, worker: Process) -> bool:
+    """Whether for some seconds it neither ends, nor connects more than some times, nor says more than some lines."""
+    eventually(lambda: "is full, nothing was written" in worker.log_text())  # of its parts, the prober says it last
+    lines, connections = place.worker_logs().count("\n"), connected(place)
+    with pytest.raises(subprocess.TimeoutExpired):
+        worker.popen.wait(8)
+    return place.worker_logs().count("\n") - lines <= 8 and connected(place) - connections <= 16
+
+
+def connected(place: Installation) -> int:
+    """How often anybody has connected."""
+    return int(place.redis.info("stats")["total_connections_received"])

@@ -3,6 +3,7 @@
 import signal
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGINT, SIGQUIT, SIGTERM
 
@@ -135,3 +136,50 @@ def test_a_worker_stops_cleanly_although_redis_is_away(tmp_path: Path) -> None:
         assert worker.popen.wait(15) == 0
         assert eventually(lambda: place.in_flight(Engine.OLLAMA) == 0)
         assert "Traceback" not in place.worker_logs()
+
+
+@pytest.mark.parametrize("signals", [(SIGTERM,), (SIGTERM, SIGTERM), (SIGQUIT,)], ids=["SIGTERM", "SIGTERM twice", "SIGQUIT"])
+def test_a_worker_ends_although_redis_is_frozen_and_leaves_its_messages_to_the_next(
+    tmp_path: Path, signals: Sequence[signal.Signals]
+) -> None:
+    grace_s, health_dir = 2.0 if signals == (SIGTERM,) else LONG_GRACE_S, tmp_path / "health"
+    with installed(
+        tmp_path, "chat", llm_engine_mode="ollama", vllm_model=None, shutdown_grace_s=grace_s, health_dir=health_dir
+    ) as place:
+        place.behave(Engine.OLLAMA, hang=True)
+        results = [place.chat() for _ in range(8)]
+        eventually(lambda: place.in_flight(Engine.OLLAMA) == 4)
+        (worker,) = place.workers
+        with frozen_redis(place):
+            for number, sent in enumerate(signals):
+                eventually(lambda: number == 0 or was_told(worker))  # noqa: B023 - called at once
+                worker.popen.send_signal(sent)
+
+            assert worker.popen.wait(15) == 0
+            assert eventually(lambda: place.in_flight(Engine.OLLAMA) == 0)
+            assert list(health_dir.iterdir()) == []
+
+        assert sum(place.redis.llen(name) for name in place.redis.scan_iter("aegis:held:*", _type="list")) == 8
+        assert "Traceback" not in place.worker_logs()
+        place.behave(Engine.OLLAMA)
+        place.start_workers("chat")
+        assert [result.get(timeout=30)["status"] for result in results] == ["ok"] * 8
+
+
+def test_a_worker_that_has_nothing_to_do_ends_although_redis_is_frozen(tmp_path: Path) -> None:
+    with installed(tmp_path, "chat") as place:
+        (worker,) = place.workers
+        with frozen_redis(place):
+            worker.popen.send_signal(SIGTERM)
+            assert worker.popen.wait(15) == 0
+
+
+@contextmanager
+def frozen_redis(place: Installation) -> Iterator[None]:
+    assert place.server.process is not None
+    server = place.server.process.popen
+    server.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        server.send_signal(signal.SIGCONT)
