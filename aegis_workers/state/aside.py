@@ -31,6 +31,12 @@ class Entry:
     at: float
     custom_id: str | None = None
 
+    @property
+    def job_id(self) -> str | None:
+        """The bulk job of which it is a chunk: its outcome is recorded there."""
+        job_id = self.kwargs.get("job") if "chunks" in self.kwargs else None
+        return job_id if isinstance(job_id, str) else None
+
 
 def encode(entry: Entry) -> str:
     """The entry as it is kept."""

@@ -8,7 +8,9 @@ import redis
 import redis.asyncio
 import redis.asyncio.retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
@@ -31,6 +33,10 @@ _RETRIED = (redis.exceptions.ConnectionError,)
 
 # In every version of Redis and Valkey.
 _FULL = "command not allowed when used memory"
+
+# A Redis that is away, full, or not the one that is written to: it will be otherwise some time.
+_PASSING = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OSError)
+_PASSING_WORDS = ("MISCONF", "NOREPLICAS", "MASTERDOWN")
 
 _OPTIONS: dict[str, Any] = {
     "socket_timeout": SOCKET_TIMEOUT_S,
@@ -110,6 +116,12 @@ def is_full(error: Exception) -> bool:
     """Whether Redis refused a command because all of its memory is used."""
     # A script passes it on as a general error, and kombu as one of its own.
     return _FULL in str(error)
+
+
+def will_pass(error: Exception) -> bool:
+    """Whether what failed may be tried again: Redis is away, full, or cannot be written to for now."""
+    refused = isinstance(error, ResponseError) and any(word in str(error) for word in _PASSING_WORDS)
+    return refused or isinstance(error, _PASSING) or is_full(error)
 
 
 def unavailable(settings: Settings, error: Exception) -> str:

@@ -87,3 +87,30 @@ def answers(task_id: str) -> str:
 SUSPECT: Final = "aegis:suspect"
 # Hash: what was set aside because it did, by task id.
 ASIDE: Final = "aegis:aside"
+
+# String with a TTL: `<token>:<name>` of the one controller that leads.
+CONTROLLER: Final = "aegis:controller"
+# String: the last token that a leader was given; the next one is higher.
+CONTROLLER_TOKEN: Final = "aegis:controller:token"  # noqa: S105 - the name of a key
+# Set: the ids of the jobs that are in Redis.
+JOBS: Final = "aegis:jobs"
+
+
+def job(job_id: str) -> str:
+    """Hash: how far the job has come, what of it is in motion, and its counts."""
+    return f"aegis:job:{job_id}"
+
+
+def job_done(job_id: str) -> str:
+    """Bitmap: the chunks that have an outcome, bit n (from the left, as SETBIT counts) for chunk n."""
+    return f"aegis:job:{job_id}:done"
+
+
+def job_outcomes(job_id: str) -> str:
+    """Stream: the outcomes that are not collected, by their running number: an entry's id is `<number>-<time in µs>`."""
+    return f"aegis:job:{job_id}:outcomes"
+
+
+def job_batches(job_id: str) -> str:
+    """Hash: the micro-batches that were fed and are not finished, each by its id with the chunks that it has."""
+    return f"aegis:job:{job_id}:batches"
