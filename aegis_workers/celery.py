@@ -72,6 +72,7 @@ def configuration() -> dict[str, Any]:
         "task_routes": {
             "aegis.extract": EXTRACTION,
             "aegis.extract_batch": EXTRACTION,
+            "aegis.read_chunks": EXTRACTION,
             "aegis.chat": CHAT,
             "aegis.generate": CHAT,
             "aegis.get_engine_mode": CONTROL,

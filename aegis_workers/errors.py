@@ -65,6 +65,26 @@ class RedisFull(RedisUnavailable):
     """Redis answers and takes nothing in: all of its memory is used, and nothing was enqueued or changed."""
 
 
+class SpoolUnavailable(AegisError):
+    """The folder of the jobs cannot be read or written; the message names it and what the system said."""
+
+
+class SpoolFull(SpoolUnavailable):
+    """The file system of the jobs' folder takes nothing in; what was being written is removed again."""
+
+
+class AdminUnavailable(AegisError):
+    """The admin API of the jobs' host does not answer, or not as one of this version does; the message names its address."""
+
+
+class UnknownJob(AegisError):
+    """There is no job of this id: it never was, or it was deleted."""
+
+
+class NotPossible(AegisError):
+    """What was asked of a job cannot be done in the state that it is in; the message says what can."""
+
+
 class CallFailed(AegisError):
     """A single task's call ended without a usable answer."""
 

@@ -125,11 +125,16 @@ def allowed(task_type: TaskType, mode: Mode, policy: Policy) -> tuple[Engine, ..
     return row[:1] if policy is Policy.HOLD else row
 
 
-def decide(task_type: TaskType, mode: Mode, engines: Mapping[Engine, EngineView], policy: Policy) -> Decision:
+def decide(
+    task_type: TaskType, mode: Mode, engines: Mapping[Engine, EngineView], policy: Policy, *, only: Engine | None = None
+) -> Decision:
     """Where a call of `task_type` goes now.
 
-    `engines` holds a view of every engine. The answer is `Run`, `Wait` or `Refuse`, each with a reason for people.
+    `engines` holds a view of every engine. `only`: the engine that the call's job stays on. The answer is `Run`, `Wait` or
+    `Refuse`, each with a reason for people.
     """
+    if only is not None:
+        return _stay(task_type, mode, only, engines[only])
     row = allowed(task_type, mode, policy)
     usable = tuple(engine for engine in row if engines[engine].configured)
     if not usable:
@@ -138,6 +143,21 @@ def decide(task_type: TaskType, mode: Mode, engines: Mapping[Engine, EngineView]
     if serving is None:
         return Wait(engines=usable, mode=mode, reason=_waiting(usable, engines))
     return Run(engine=serving, mode=mode, reason=_running(task_type, mode, serving, row[0], engines))
+
+
+def _stay(task_type: TaskType, mode: Mode, only: Engine, view: EngineView) -> Decision:
+    """Where a call goes whose job stays on one engine: there, in every mode that lets it serve such calls at all.
+
+    The policy has no say: it is about crossing from one engine to another.
+    """
+    stays = f"the job stays on {only.label}"
+    if not view.configured:
+        return Refuse(mode=mode, reason=f"{stays}, which is not configured: set AEGIS_{only.upper()}_MODEL, or submit it anew")
+    if only not in allowed(task_type, mode, Policy.DEGRADE):
+        return Wait(engines=(only,), mode=mode, reason=f"{stays}, which mode {mode} does not use for {task_type}")
+    if not view.up:
+        return Wait(engines=(only,), mode=mode, reason=f"{stays} and {_waiting((only,), {only: view})}")
+    return Run(engine=only, mode=mode, reason=stays)
 
 
 def _refusal(task_type: TaskType, mode: Mode, row: tuple[Engine, ...]) -> str:

@@ -161,6 +161,7 @@ class Settings(BaseSettings):
     job_expires_s: float = Field(7 * 86_400.0, gt=0, alias="AEGIS_JOB_EXPIRES_S")
     job_retention_days: float | None = Field(30.0, gt=0, alias="AEGIS_JOB_RETENTION_DAYS")
     admin_url: BaseUrl | None = Field(None, alias="AEGIS_ADMIN_URL")
+    max_file_bytes: int = Field(8_000_000_000, ge=1, alias="AEGIS_MAX_FILE_BYTES")
     admin_token: Annotated[SecretStr | None, Stripped] = Field(None, alias="AEGIS_ADMIN_TOKEN")
 
     log_format: Annotated[Literal["auto", "json", "console"], Word] = Field("auto", alias="AEGIS_LOG_FORMAT")

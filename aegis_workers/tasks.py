@@ -3,9 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import structlog
+
 from aegis_workers.celery import app
-from aegis_workers.dispatch import chats, inputs
+from aegis_workers.dispatch import batches, chats, inputs
 from aegis_workers.dispatch.inputs import VERSION
+from aegis_workers.errors import InvalidInput
 from aegis_workers.extraction import schema as schemas
 from aegis_workers.routing import TaskType
 from aegis_workers.settings import Settings
@@ -14,6 +17,8 @@ from aegis_workers.state import mode as modes
 from aegis_workers.state.streams import Writer
 from aegis_workers.worker.door import Door
 from aegis_workers.worker.services import Services
+
+log = structlog.get_logger(__name__)
 
 
 class Extract(Door):
@@ -64,6 +69,35 @@ class ExtractBatch(Door):
         batch = inputs.batch(items)
         deadline_s, delivery = inputs.remaining_s(plan.deadline_s, self.enqueued_at), self.delivery
         return self.carry_out(lambda services: services.documents.extract_batch(batch, plan, deadline_s, delivery))
+
+
+class ReadChunks(Door):
+    """Up to 32 chunks of a bulk job. Internal: the controller enqueues it, and what comes of it is recorded for the job."""
+
+    name = "aegis.read_chunks"
+    internal = True
+    ignore_result = True
+
+    def run(  # noqa: PLR0913, PLR0917 - the fields of the message
+        self,
+        job: str,
+        kind: str,
+        chunks: Sequence[Mapping[str, Any]],
+        expires_at: float,
+        schema: Any = None,
+        options: Mapping[str, Any] | None = None,
+        engine: str | None = None,
+        version: int = VERSION,
+    ) -> dict[str, Any]:
+        try:
+            inputs.check_version(version)
+            message = {"job": job, "kind": kind, "chunks": chunks, "expires_at": expires_at, "engine": engine}
+            batch = batches.read({**message, "schema": schema, "options": options}, self.settings)
+        except InvalidInput as error:
+            log.error("batch.refused", batch=self.request.id, reason=str(error))  # noqa: TRY400 - its trace says no more
+            raise
+        delivery = self.delivery
+        return self.carry_out(lambda services: services.chunks.read(batch, delivery))
 
 
 class Chat(Door):
@@ -153,6 +187,7 @@ def _with_json_schema(arguments: dict[str, Any], settings: Settings) -> dict[str
 
 extract = app.register_task(Extract())
 extract_batch = app.register_task(ExtractBatch())
+read_chunks = app.register_task(ReadChunks())
 chat = app.register_task(Chat())
 generate = app.register_task(Generate())
 get_engine_mode = app.register_task(GetEngineMode())

@@ -1,8 +1,9 @@
 """The task boundary: a call waits here until an engine may take it, and is pinned to it from then on.
 
-Everything that waits in this process waits in one line for each lane. One pump reads the mode and the engines' states, decides
-for the heads of the lines, and exchanges slots for them in one step of Redis, which checks that what was decided on still holds.
-So waiting calls cost nothing and keep their order, and one round trip at a time is under way however many wait.
+Everything that waits in this process waits in one line for each lane, and for each engine that a job stays on. One pump reads
+the mode and the engines' states, decides for the heads of the lines, and exchanges slots for them in one step of Redis, which
+checks that what was decided on still holds. So waiting calls cost nothing and keep their order, and one round trip at a time is
+under way however many wait.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from redis.exceptions import RedisError
 from aegis_workers.dispatch import running
 from aegis_workers.dispatch.delivery import CallId
 from aegis_workers.dispatch.fleet import Fleet, not_up
-from aegis_workers.dispatch.lines import Admitted, Line, Waiter
+from aegis_workers.dispatch.lines import Admitted, Line, Place, Waiter
 from aegis_workers.dispatch.returns import Returns
 from aegis_workers.dispatch.turn import Ledger, Turn
 from aegis_workers.engines.base import EngineClient
@@ -63,7 +64,7 @@ class Admission:
         self._ledger = ledger
         self._longest_wait_s = longest_wait_s
         self._is_alive = is_alive
-        self._lines = {lane: Line() for lane in (Lane.INTERACTIVE, Lane.BULK)}
+        self._lines: dict[Place, Line] = {(lane, only): Line() for lane in Lane for only in (None, *Engine)}
         self._held: dict[tuple[EngineClient, Lane], set[str]] = {}
         self._changed = asyncio.Event()
         self._returns = Returns(self._changed.set, lambda: any(line.is_full for line in self._lines.values()))
@@ -94,7 +95,7 @@ class Admission:
         admitted = asyncio.get_running_loop().create_future()
         task, since = running.current(), time.monotonic()
         waiter = Waiter(task_type=task_type, call=call, task=task, since=since, admitted=admitted)
-        self._lines[waiter.lane].waiters.append(waiter)
+        self._lines[waiter.place].waiters.append(waiter)
         self._changed.set()
         try:
             return await waiter.admitted
@@ -140,9 +141,9 @@ class Admission:
             counts[line.reason] += sum(1 for _ in line.head())
         return dict(+counts)
 
-    def waits_for(self, task_type: TaskType) -> str:
+    def waits_for(self, task_type: TaskType, only: Engine | None = None) -> str:
         """What calls of this type wait for now, in words."""
-        return self._lines[lane(task_type)].reason
+        return self._lines[lane(task_type), only].reason
 
     async def run(self) -> None:
         """The pump: admits whoever can be admitted, whenever something changed. Runs until cancelled."""
@@ -210,7 +211,7 @@ class Admission:
         line.drop_ended()
         count = min(_ASKED_AT_ONCE, len(self._returns) + _ASKED_BEYOND) if line.is_full else _ASKED_AT_ONCE
         for waiter in list(line.head(count)):
-            match decision := turn.decision(waiter.task_type, self.decide):
+            match decision := turn.decision(waiter, self.decide):
                 case Refuse():
                     waiter.fail(ConfigurationError(decision.reason))
                 case Wait():
@@ -221,12 +222,12 @@ class Admission:
                 case _:
                     assert_never(decision)
 
-    def decide(self, task_type: TaskType, mode: ModeReading, statuses: Statuses) -> Decision:
+    def decide(self, task_type: TaskType, mode: ModeReading, statuses: Statuses, only: Engine | None = None) -> Decision:
         """Where a call would go by what was read."""
-        return self._fleet.decide(task_type, mode.mode, statuses, self._ledger.now_ms())
+        return self._fleet.decide(task_type, mode.mode, statuses, self._ledger.now_ms(), only=only)
 
     async def _exchange(self, engine: Engine, turn: Turn) -> None:
-        asking = turn.asking[engine]
+        asking = turn.in_order(engine)
         if not asking and not self._returns.of(engine):
             return
         asked = Exchange(
@@ -247,9 +248,9 @@ class Admission:
             raise
         self._returns.note_demand(engine, others_wait=outcome.others_wait)
         self._take(asking, asked, outcome)
-        for refused, why in outcome.refusals.items():
-            if any(waiter.lane is refused for waiter, _ in asking):
-                self._note_refusal(refused, why, engine, turn)
+        for place in {waiter.place for waiter, _ in asking}:
+            if place[0] in outcome.refusals:
+                self._note_refusal(place, outcome.refusals[place[0]], engine, turn)
         self._returns.hurry(engine)
 
     def _take(self, asking: Sequence[tuple[Waiter, Run]], asked: Exchange, outcome: Outcome) -> None:
@@ -266,16 +267,16 @@ class Admission:
                     waiter.admitted.set_result(admitted)
             elif call_id in outcome.cancelled:
                 waiter.fail(running.revoked(outcome.cancelled[call_id]))
-        for served in {waiter.lane for waiter, _ in asking} - outcome.refusals.keys():
+        for served in {waiter.place for waiter, _ in asking if waiter.lane not in outcome.refusals}:
             self._lines[served].is_full = False
             if not self._lines[served].is_empty():
                 self._changed.set()  # more wait than were asked for
 
-    def _note_refusal(self, refused: Lane, why: Refusal, engine: Engine, turn: Turn) -> None:
+    def _note_refusal(self, refused: Place, why: Refusal, engine: Engine, turn: Turn) -> None:
         line = self._lines[refused]
         match why:
             case Refusal.FULL:
-                line.waits(self._fleet.full(engine, refused), _ASK_AGAIN_S)
+                line.waits(self._fleet.full(engine, refused[0]), _ASK_AGAIN_S)
                 line.is_full = True
             case Refusal.BREAKER:
                 self._statuses.drop()

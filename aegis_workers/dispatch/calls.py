@@ -1,6 +1,7 @@
 """One call from the task boundary to its outcome: admit, ask, judge, and again where that can help."""
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -49,7 +50,10 @@ _awaited: ContextVar[dict[object, str]] = ContextVar("awaited")
 
 @dataclass(frozen=True, kw_only=True)
 class CallOutcome:
-    """How a call ended, and where it ran last. `elapsed_s` is the whole time, waiting included."""
+    """How a call ended, and where it ran last.
+
+    `elapsed_s` is the whole time, waiting included; `engine_s` what all attempts together took at their engines.
+    """
 
     status: Status
     engine: Engine
@@ -57,6 +61,7 @@ class CallOutcome:
     reason: str
     attempts: int
     elapsed_s: float = 0.0
+    engine_s: float = 0.0
     completion: Completion | None = None
     problem: Problem | None = None
 
@@ -101,15 +106,19 @@ class Calls:
         started, awaited, call = time.monotonic(), _awaited.get({}), object()
         task = running.current()
         step: Again | Done = Again(delay_s=0.0, tally=Tally())
+        engine_s = 0.0
         while isinstance(step, Again):
             await asyncio.sleep(step.delay_s)
             tally = step.tally
             awaited.pop(call, None)
             task.check()
+            task.call_comes()
             async with self._turn(call_id, tally), self._admission.slot(task_type, call_id) as admitted:
                 awaited[call] = f"{admitted.engine.label} had not answered"
+                asked_at = time.monotonic()
                 with task.pinned():
                     answer = await self._ask(admitted, _varied(request, tally.reasks), ask)
+                engine_s += time.monotonic() - asked_at
             if isinstance(answer, EngineError):
                 awaited[call] = str(answer)
             outcome, step = _weigh(admitted, answer, judge, tally, may_reask=may_reask)
@@ -117,14 +126,16 @@ class Calls:
                 await self._report_lost(admitted.client, answer)
         awaited.pop(call)
         task.call_done()
-        outcome = replace(outcome, attempts=step.tally.attempts, elapsed_s=time.monotonic() - started)
+        elapsed_s = time.monotonic() - started
+        outcome = replace(outcome, attempts=step.tally.attempts, elapsed_s=elapsed_s, engine_s=engine_s)
         if outcome.completion is not None:
             self.throughput.add(outcome.engine, outcome.completion.completion_tokens or 0)
-        _log_finished(task_type, outcome, step.tally)
+        if not call_id.of_job or _is_debugged():
+            _log_finished(task_type, outcome, step.tally)
         return outcome
 
     @asynccontextmanager
-    async def within(self, deadline_s: float, task_type: TaskType) -> AsyncIterator[None]:
+    async def within(self, deadline_s: float, task_type: TaskType, only: Engine | None = None) -> AsyncIterator[None]:
         """Bounds the whole of a task, waiting included; raises `DeadlineExceeded`, which says what it waited for."""
         if deadline_s <= 0:
             raise DeadlineExceeded("all of the task's time passed in its queue: start more workers, or allow a longer deadline_s")
@@ -136,7 +147,7 @@ class Calls:
         except TimeoutError:
             if not deadline.expired():
                 raise
-            last = next(iter(awaited.values()), None) or self._admission.waits_for(task_type)
+            last = next(iter(awaited.values()), None) or self._admission.waits_for(task_type, only)
             raise DeadlineExceeded(f"not done within {round(deadline_s, 2):g} s; last: {last}") from None
         finally:
             _awaited.reset(before)
@@ -220,6 +231,11 @@ def _varied(request: CompletionRequest, reasks: int) -> CompletionRequest:
         temperature=min(1.0, (sampling.temperature or 0.0) + _REASK_TEMPERATURE_STEP * reasks),
     )
     return replace(request, sampling=varied)
+
+
+def _is_debugged() -> bool:
+    """Whether calls of jobs, of which there are a million, are logged one by one: a line costs more than the call's admission."""
+    return logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
 
 
 def _log_finished(task_type: TaskType, outcome: CallOutcome, tally: Tally) -> None:

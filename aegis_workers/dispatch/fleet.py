@@ -31,10 +31,10 @@ class Fleet:
         limits = self.limits[engine]
         return [Replica(url=client.url, limit=limits.limit, kept=limits.kept) for client in self.clients[engine]]
 
-    def decide(self, task_type: TaskType, mode: Mode, statuses: Statuses, now_ms: int) -> Decision:
-        """Where a call goes by what is known."""
+    def decide(self, task_type: TaskType, mode: Mode, statuses: Statuses, now_ms: int, *, only: Engine | None = None) -> Decision:
+        """Where a call goes by what is known; `only`: the engine that its job stays on."""
         views = {engine: self._view(engine, statuses[engine], now_ms) for engine in Engine}
-        return routing.decide(task_type, mode, views, self.policy)
+        return routing.decide(task_type, mode, views, self.policy, only=only)
 
     def _view(self, engine: Engine, status: EngineStatus, now_ms: int) -> EngineView:
         """An engine's status as it is for this process: another may know it by other addresses."""

@@ -18,7 +18,7 @@ from aegis_workers.settings import Settings
 VERSION = 1
 MAX_BATCH_ITEMS = 32
 
-_MAX_ANSWER_TOKENS = 131_072
+MAX_ANSWER_TOKENS = 131_072
 # What JSON carries exactly; both engines take a seed of 64 bits.
 _MAX_SEED = 2**53 - 1
 _MAX_INSTRUCTIONS_CHARS = 20_000
@@ -33,7 +33,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    max_tokens: int | None = Field(None, ge=1, le=_MAX_ANSWER_TOKENS)
+    max_tokens: int | None = Field(None, ge=1, le=MAX_ANSWER_TOKENS)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=-_MAX_SEED, le=_MAX_SEED)
@@ -103,14 +103,14 @@ def check_version(version: Any) -> None:
 
 def extraction_plan(schema: Any, options: Any, settings: Settings) -> ExtractionPlan:
     """How to read texts, from what a caller sent. Raises `InvalidInput`."""
-    chosen = _parse(ExtractionOptions, {} if options is None else options, "options")
+    chosen = parse(ExtractionOptions, {} if options is None else options, "options")
     chunk_tokens = chosen.chunk_tokens or settings.chunk_tokens
     overlap = settings.chunk_overlap_tokens if chosen.chunk_overlap_tokens is None else chosen.chunk_overlap_tokens
     if overlap * 2 > chunk_tokens and chosen.chunk_overlap_tokens is not None:
         raise InvalidInput(f"options.chunk_overlap_tokens={overlap} is more than half of chunk_tokens={chunk_tokens}")
     return ExtractionPlan(
         schema=schemas.compile(schema),
-        sampling=_sampling(chosen, settings, temperature=0.0),
+        sampling=sampling(chosen, settings, temperature=0.0),
         instructions=chosen.instructions,
         chunk_tokens=chunk_tokens,
         chunk_overlap_tokens=min(overlap, chunk_tokens // 2),
@@ -129,7 +129,7 @@ def batch(items: Any) -> tuple[BatchItem, ...]:
         raise InvalidInput('items must be a list of {"custom_id", "text"} with at least one item')
     if len(items) > MAX_BATCH_ITEMS:
         raise InvalidInput(f"a batch of {len(items)} items is too large: send up to {MAX_BATCH_ITEMS} in one message")
-    parsed = tuple(_parse(BatchItem, item, f"items[{index}]") for index, item in enumerate(items))
+    parsed = tuple(parse(BatchItem, item, f"items[{index}]") for index, item in enumerate(items))
     ids = [item.custom_id for item in parsed]
     if len(set(ids)) < len(ids):
         raise InvalidInput("items: custom_id must be unique within a batch")
@@ -140,17 +140,17 @@ def conversation(messages: Any, options: Any, settings: Settings, *, enqueued_at
     """A chat, from what a caller sent. Raises `InvalidInput`."""
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise InvalidInput('messages must be a list with at least one {"role": "user", "content": …}')
-    turns = tuple(_parse(ChatMessage, message, f"messages[{index}]") for index, message in enumerate(messages))
-    _check_size((turn.content for turn in turns), settings)
-    chosen = _parse(Options, {} if options is None else options, "options")
+    turns = tuple(parse(ChatMessage, message, f"messages[{index}]") for index, message in enumerate(messages))
+    check_size((turn.content for turn in turns), settings)
+    chosen = parse(Options, {} if options is None else options, "options")
     return Conversation(
         messages=tuple(Message(role=turn.role, content=turn.content) for turn in turns),
-        sampling=_sampling(chosen, settings),
+        sampling=sampling(chosen, settings),
         deadline_s=remaining_s(chosen.deadline_s or settings.chat_deadline_s, enqueued_at),
     )
 
 
-def _check_size(contents: Iterable[str], settings: Settings) -> None:
+def check_size(contents: Iterable[str], settings: Settings) -> None:
     """Holds a conversation to the bound of a document: it travels through Redis in one message too."""
     size_bytes, max_bytes = sum(len(content.encode()) for content in contents), settings.max_text_bytes
     if size_bytes > max_bytes:
@@ -162,7 +162,7 @@ def _check_size(contents: Iterable[str], settings: Settings) -> None:
 
 def generation(prompt: Any, options: Any, settings: Settings, *, enqueued_at: float | None = None) -> Conversation:
     """A generation, from what a caller sent: a conversation of one turn. Raises `InvalidInput`."""
-    turn = _parse(Prompt, {"prompt": prompt}, "")
+    turn = parse(Prompt, {"prompt": prompt}, "")
     return conversation([{"role": "user", "content": turn.prompt}], options, settings, enqueued_at=enqueued_at)
 
 
@@ -172,7 +172,8 @@ def remaining_s(deadline_s: float, enqueued_at: float | None) -> float:
     return deadline_s - max(0.0, waited_s)
 
 
-def _sampling(chosen: Options, settings: Settings, *, temperature: float | None = None) -> Sampling:
+def sampling(chosen: Options, settings: Settings, *, temperature: float | None = None) -> Sampling:
+    """How an answer is drawn; `temperature` is that of a caller who chose none."""
     return Sampling(
         max_tokens=chosen.max_tokens or settings.answer_tokens,
         temperature=temperature if chosen.temperature is None else chosen.temperature,
@@ -181,7 +182,8 @@ def _sampling(chosen: Options, settings: Settings, *, temperature: float | None 
     )
 
 
-def _parse(model: type[M], value: Any, where: str) -> M:
+def parse(model: type[M], value: Any, where: str) -> M:
+    """What a caller sent as `where`. Raises `InvalidInput`, which names each problem and its place, and no value."""
     if not isinstance(value, Mapping):
         raise InvalidInput(f"{where} must be an object, not {type(value).__name__}")
     try:

@@ -13,6 +13,9 @@ from aegis_workers.errors import AegisError
 from aegis_workers.routing import Engine, Lane, Mode, TaskType, lane
 from aegis_workers.state.slots import Ended, Want
 
+# A line is for one lane, and for one engine where its calls may go nowhere else: who waits for it holds up nobody who does not.
+Place = tuple[Lane, Engine | None]
+
 
 @dataclass(kw_only=True)
 class Admitted:
@@ -44,8 +47,13 @@ class Waiter:
 
     @property
     def lane(self) -> Lane:
-        """The line that it waits in."""
+        """The lane of its line."""
         return lane(self.task_type)
+
+    @property
+    def place(self) -> "Place":
+        """The line that it waits in."""
+        return self.lane, self.call.only
 
     def want(self) -> Want:
         """What it asks of Redis."""
@@ -61,7 +69,7 @@ class Waiter:
 
 @dataclass
 class Line:
-    """Who waits in one lane, what the first of them waits for, and how long nobody need look again unless something changes.
+    """Who waits in one place, what the first of them waits for, and how long nobody need look again unless something changes.
 
     `is_full`: the engine had no slot for all that were asked for.
     """

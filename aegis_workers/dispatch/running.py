@@ -23,14 +23,19 @@ T = TypeVar("T")
 GATHER_S = 0.1
 
 
+def _nobody(_task_id: str) -> None:
+    """Where nobody has to know."""
+
+
 class Running:
     """One task, from its start in this process to its end.
 
     It has begun while one of its calls is at an engine, and for good once one is done: from then on only `terminate` ends it.
     """
 
-    def __init__(self, task_id: str) -> None:
+    def __init__(self, task_id: str, on_call: Callable[[str], None] = _nobody) -> None:
         self.task_id = task_id
+        self._on_call = on_call
         self.revoked: CallRevoked | None = None
         self._work = asyncio.current_task()
         self._asked: Cancel | None = None
@@ -70,6 +75,10 @@ class Running:
         finally:
             self._at_engine -= 1
 
+    def call_comes(self) -> None:
+        """One call of the task asks for its slot; the others come with it or later."""
+        self._on_call(self.task_id)
+
     def call_done(self) -> None:
         """One call of the task has its outcome."""
         self._done += 1
@@ -96,17 +105,21 @@ def cause(error: BaseException) -> BaseException:
 
 
 class Tasks:
-    """The tasks of this process by their ids, and the marks in Redis that end them."""
+    """The tasks of this process by their ids, and the marks in Redis that end them.
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
+    `on_call` is told the id of a task when a call of it asks for its slot.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis, on_call: Callable[[str], None] = _nobody) -> None:
         self._client = client
+        self._on_call = on_call
         self._running: defaultdict[str, set[Running]] = defaultdict(set)
         self._unread: set[str] = set()
         self._changed = asyncio.Event()
 
     async def carry_out(self, task_id: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The result of `work`, the task with this id. Raises `CallRevoked` when the task is revoked in time."""
-        running = Running(task_id)
+        running = Running(task_id, self._on_call)
         self._running[task_id].add(running)
         token = _current.set(running)
         try:

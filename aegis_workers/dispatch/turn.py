@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from aegis_workers.dispatch.lines import Waiter
-from aegis_workers.routing import Decision, Engine, Run, TaskType
+from aegis_workers.routing import Decision, Engine, Lane, Run, TaskType
 from aegis_workers.state.engine_status import Statuses
 from aegis_workers.state.mode import ModeReading
 from aegis_workers.state.slots import Exchange, Held, Outcome
+
+Decide = Callable[[TaskType, ModeReading, Statuses, Engine | None], Decision]
 
 
 class Ledger(Protocol):
@@ -28,10 +30,15 @@ class Turn:
     mode: ModeReading
     statuses: Statuses
     asking: dict[Engine, list[tuple[Waiter, Run]]] = field(default_factory=lambda: {engine: [] for engine in Engine})
-    _decisions: dict[TaskType, Decision] = field(default_factory=dict)
+    _decisions: dict[tuple[TaskType, Engine | None], Decision] = field(default_factory=dict)
 
-    def decision(self, task_type: TaskType, decide: Callable[[TaskType, ModeReading, Statuses], Decision]) -> Decision:
-        """Where calls of this type go; it is decided once."""
-        if task_type not in self._decisions:
-            self._decisions[task_type] = decide(task_type, self.mode, self.statuses)
-        return self._decisions[task_type]
+    def decision(self, waiter: Waiter, decide: Decide) -> Decision:
+        """Where calls like this one go; it is decided once."""
+        kind = (waiter.task_type, waiter.call.only)
+        if kind not in self._decisions:
+            self._decisions[kind] = decide(waiter.task_type, self.mode, self.statuses, waiter.call.only)
+        return self._decisions[kind]
+
+    def in_order(self, engine: Engine) -> list[tuple[Waiter, Run]]:
+        """Who asks for the engine: chats first, and who waited longest first, whichever lines they stand in."""
+        return sorted(self.asking[engine], key=lambda asked: (asked[0].lane is Lane.BULK, asked[0].since))

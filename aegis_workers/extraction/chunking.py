@@ -73,9 +73,18 @@ def split(text: str, *, max_tokens: int, overlap_tokens: int) -> tuple[Chunk, ..
         cut = _cut(text, start, budget, beyond=uncovered, stop=stop)
         chunks.append(_chunk(text, len(chunks), start, cut))
         uncovered = _next_visible(text, cut)
+        if uncovered >= stop:
+            break  # the overlap is for a chunk that follows
         earlier = _next_visible(text, _overlap_start(text, start, cut, overlap))
         start = earlier if _reach(text, earlier, budget) > uncovered else uncovered
     return tuple(chunks)
+
+
+def count(text: str, *, max_tokens: int, overlap_tokens: int) -> int:
+    """How many chunks `split` makes of `text`, at next to no cost where the whole of it fits one."""
+    if estimate_tokens(text) <= max_tokens:
+        return 1 if _VISIBLE.search(text) else 0
+    return len(split(text, max_tokens=max_tokens, overlap_tokens=overlap_tokens))
 
 
 def _quarters(text: str) -> int:
@@ -100,6 +109,8 @@ def _chunk(text: str, index: int, start: int, cut: int) -> Chunk:
 
 def _reach(text: str, start: int, budget: int) -> int:
     """The last index that a chunk from `start` can end at, at least one character further."""
+    if len(text) - start <= budget and _quarters(text[start:]) <= budget:
+        return len(text)
     ends = range(start + 1, min(len(text), start + budget) + 1)
     return start + max(1, bisect_right(ends, budget, key=lambda end: _quarters(text[start:end])))
 

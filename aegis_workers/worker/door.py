@@ -34,9 +34,10 @@ T = TypeVar("T")
 
 
 class Door(QuietTask):
-    """What every task here shares."""
+    """What every task here shares. `internal`: no caller enqueues it."""
 
     abstract = True
+    internal = False
     throws = (AegisError,)
 
     @property
@@ -153,5 +154,5 @@ class Door(QuietTask):
 
 
 def _summary(result: Mapping[str, Any], elapsed_s: float) -> dict[str, Any]:
-    shown = {name: result[name] for name in ("status", "engine", "mode", "attempts") if name in result}
+    shown = {name: result[name] for name in ("status", "engine", "mode", "attempts", "recorded") if name in result}
     return {**shown, "ms": round(elapsed_s * 1000)}

@@ -22,6 +22,7 @@ from aegis_workers.state import connection, envelope, held
 from aegis_workers.state.held import End, Holder, Settled, Settlement
 from aegis_workers.state.liveness import TTL_S
 from aegis_workers.worker import identity
+from aegis_workers.worker.coming import Coming
 from aegis_workers.worker.repetition import Repetition
 
 log = structlog.get_logger(__name__)
@@ -41,6 +42,7 @@ class _Held:
     """A message as it lies in Redis. `worked_on` returns nothing once nobody works on it."""
 
     raw: bytes
+    task_id: str
     worked_on: Callable[[], Any]
 
 
@@ -49,6 +51,7 @@ class Holdings:
 
     def __init__(self, client: redis.Redis, holder: Holder) -> None:
         self.holder = holder
+        self.coming = Coming()
         self._client = client
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
@@ -133,7 +136,9 @@ class Holdings:
         with self._lock:
             if tag in self._given_up or not self._may_take:
                 return None
-            self._held[tag] = _Held(raw=raw, worked_on=lambda: True)
+            headers = found.get("headers") if found else None
+            task_id = self.coming.taken(headers if isinstance(headers, dict) else {})
+            self._held[tag] = _Held(raw=raw, task_id=task_id, worked_on=lambda: True)
         return found
 
     def track(self, tag: str, message: Any) -> None:
@@ -146,6 +151,7 @@ class Holdings:
         with self._lock:
             known = self._held.pop(tag, None)
             if known is not None:
+                self.coming.over(known.task_id)
                 self._unsettled[tag] = Settlement(raw=known.raw)
         self._settle_if_due(tag)
 
@@ -154,6 +160,7 @@ class Holdings:
         with self._lock:
             known = self._held.pop(tag, None)
             if known is not None:
+                self.coming.over(known.task_id)
                 self._unsettled[tag] = Settlement(raw=known.raw, end=end, again=envelope.again(known.raw))
         self._settle_if_due(tag)
 

@@ -20,16 +20,21 @@ class Work:
 
     @property
     def items(self) -> Sequence[Mapping[str, Any]]:
-        """The items of a batch; none for any other task."""
-        items = self.kwargs.get("items")
+        """The items of a batch, or the chunks of a job's; none for any other task."""
+        items = self.kwargs.get(self.many)
         return items if isinstance(items, list) else ()
+
+    @property
+    def many(self) -> str:
+        """The argument that holds them."""
+        return "chunks" if "chunks" in self.kwargs else "items"
 
 
 def entry(work: Work, item: int, history: Sequence[Mapping[str, Any]]) -> Entry:
     """The item of this number, or the whole task where it is no batch."""
     kwargs, entry_id, custom_id = work.kwargs, work.task_id, None
     if work.items:
-        kwargs, entry_id = {**kwargs, "items": [work.items[item]]}, f"{work.task_id}:{item}"
+        kwargs, entry_id = {**kwargs, work.many: [work.items[item]]}, f"{work.task_id}:{item}"
         custom_id = str(work.items[item].get("custom_id"))
     return Entry(
         entry_id=entry_id,
@@ -43,8 +48,10 @@ def entry(work: Work, item: int, history: Sequence[Mapping[str, Any]]) -> Entry:
 
 
 def of_result(work: Work, result: Mapping[str, Any]) -> Iterator[Entry]:
-    """The items whose lines in a batch's result say that they were set aside."""
+    """The items that were set aside: those of which the lines in a batch's result say so, or the result of a job's chunks."""
     for number, line in enumerate(result.get("results", ())):
         error = line["error"]
         if error is not None and error["class"] == ErrorClass.POISON:
             yield entry(work, number, [{"what": error["message"]}])
+    for found in result.get("set_aside", ()):
+        yield entry(work, found["item"], [{"what": found["message"]}])

@@ -6,9 +6,7 @@ import structlog
 from celery import states
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Reject
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 
 from aegis_workers.state import connection, keys, scripts
 from aegis_workers.worker import holdings, runtime
@@ -16,9 +14,6 @@ from aegis_workers.worker.repetition import Repetition
 
 log = structlog.get_logger(__name__)
 
-# A Redis that is away, full, or not the one that is written to: it will be otherwise some time.
-_PASSING = (RedisConnectionError, RedisTimeoutError, ReadOnlyError)
-_PASSING_WORDS = ("MISCONF", "NOREPLICAS", "MASTERDOWN")
 _AGAIN_AFTER_S = 1.0
 # All results of a process wait for the same Redis.
 _waiting = Repetition()
@@ -48,7 +43,7 @@ class Results(RedisBackend):
             try:
                 self._store(key, value, expires_s)
             except RedisError as error:
-                if not _will_pass(error):
+                if not connection.will_pass(error):
                     raise
                 if _waiting.is_due():
                     log.warning("result.waits_for_redis", error=type(error).__name__)
@@ -62,8 +57,3 @@ class Results(RedisBackend):
         worker_id = "" if held is None else held.holder.worker_id
         if self.client.eval(scripts.STORE_RESULT, 2, key, keys.ALIVE, value, expires_s, worker_id) < 0:
             log.warning("result.refused", reason="this worker was declared dead; the task is another's")
-
-
-def _will_pass(error: RedisError) -> bool:
-    refused = isinstance(error, ResponseError) and any(word in str(error) for word in _PASSING_WORDS)
-    return refused or isinstance(error, _PASSING) or connection.is_full(error)

@@ -16,7 +16,7 @@ from aegis_workers.errors import WorkerStopping
 from aegis_workers.settings import Settings
 from aegis_workers.state import connection
 from aegis_workers.state.cancels import Cancel
-from aegis_workers.worker import bulletin, ending, services
+from aegis_workers.worker import bulletin, ending, holdings, services
 from aegis_workers.worker.services import Services
 
 log = structlog.get_logger(__name__)
@@ -66,8 +66,10 @@ class Runtime:
 
     @property
     def has_room(self) -> bool:
-        """Whether more calls may be taken on."""
-        return self._services.admission.load < self._capacity
+        """Whether more calls may be taken on, beside those in messages that were just taken."""
+        held = holdings.current()
+        coming = 0 if held is None else held.coming.count
+        return self._services.admission.load + coming < self._capacity
 
     def forget_answers(self, task_id: str) -> None:
         """The task is done: nobody will ask for what its calls had come to."""

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from aegis_workers.dispatch.admission import Admission
 from aegis_workers.dispatch.calls import Calls
+from aegis_workers.dispatch.chunks import Chunks
 from aegis_workers.dispatch.documents import Documents
 from aegis_workers.dispatch.fleet import Fleet, Limits
 from aegis_workers.dispatch.running import Tasks
@@ -27,6 +28,7 @@ from aegis_workers.state.cached import Cached
 from aegis_workers.state.engine_status import ReplicaStatus, Statuses
 from aegis_workers.state.mode import ModeReading
 from aegis_workers.state.push import Push
+from aegis_workers.state.recording import Recorder
 from aegis_workers.state.slots import Slots
 from aegis_workers.state.suspects import Suspects
 from aegis_workers.worker import ending, greeting, holdings, identity, pulse, rebirth
@@ -52,6 +54,7 @@ class Services:
     admission: Admission
     calls: Calls
     documents: Documents
+    chunks: Chunks
     answers: Answers
 
 
@@ -77,11 +80,12 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
             is_alive=_always if held is None else held.seems_alive,
         )
         answers = Answers(client, identity.worker_id())
+        recorder = Recorder(client, "" if held is None else identity.worker_id())
         reporter = _LossReporter(client, statuses)
         calls = Calls(
             admission, Suspects(client, identity.worker_id()), timeout_s=settings.call_timeout_s, report_lost=reporter.report
         )
-        tasks = Tasks(client)
+        tasks = Tasks(client) if held is None else Tasks(client, held.coming.over)
         changes = _Changes(mode_memory, statuses, admission, tasks)
         push = Push(client, (keys.MODE, keys.ENGINE_PREFIX, keys.FREED_PREFIX, keys.CANCELLED_PREFIX), changes.note)
         background = {
@@ -89,6 +93,7 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
             "revoked tasks": tasks.run(),
             "admission": admission.run(),
             "answers": answers.run(),
+            "recorder": recorder.run(),
             "greeting": greeting.greet(client, settings),
             "prober": Prober(client, clients, settings, mode_memory, statuses).run(),
             "heartbeat": _Heartbeat(client, admission, calls, mode_memory, queue).run(),
@@ -108,6 +113,7 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
             admission=admission,
             calls=calls,
             documents=documents,
+            chunks=Chunks(calls, recorder, answers),
             answers=answers,
         )
 

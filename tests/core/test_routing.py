@@ -181,3 +181,44 @@ def test_a_fallback_says_why_the_first_choice_does_not_serve(vllm: EngineView, w
     reason = routing.decide(TaskType.EXTRACTION, Mode.VLLM, {VLLM: vllm, OLLAMA: UP}, Policy.DEGRADE).reason
     assert words in reason
     assert reason.endswith("fell back to Ollama")
+
+
+# Where extraction goes whose job stays on one engine. Columns: that engine up, starting, down, absent; the other one is up.
+STAYS = {
+    (Mode.VLLM, VLLM): "V v v -",
+    (Mode.VLLM, OLLAMA): "O o o -",
+    (Mode.AUTO, VLLM): "V v v -",
+    (Mode.AUTO, OLLAMA): "O o o -",
+    (Mode.OLLAMA, VLLM): "v v v -",
+    (Mode.OLLAMA, OLLAMA): "O o o -",
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize(("mode", "only"), STAYS)
+def test_a_job_that_stays_on_an_engine_goes_nowhere_else(mode: Mode, only: Engine, policy: Policy, state: str) -> None:
+    decision = routing.decide(TaskType.EXTRACTION, mode, {only: STATES[state], only.other: UP}, policy, only=only)
+    assert brief(decision) == STAYS[mode, only].split()[list(STATES).index(state)]
+    assert decision.reason.startswith(f"the job stays on {only.label}")
+
+
+@given(task_types, modes, snapshots, policies, st.sampled_from(Engine))
+def test_every_input_has_one_decision_for_a_job_that_stays_on_an_engine(
+    task_type: TaskType, mode: Mode, engines: Mapping[Engine, EngineView], policy: Policy, only: Engine
+) -> None:
+    decision = routing.decide(task_type, mode, engines, policy, only=only)
+    assert set(named(decision)) <= {only}
+    assert decision.mode is mode
+    serves = only in routing.allowed(task_type, mode, Policy.DEGRADE)
+    assert isinstance(decision, Run) is (engines[only].configured and engines[only].up and serves)
+    assert isinstance(decision, Refuse) is not engines[only].configured
+
+
+def test_a_job_that_waits_for_its_engine_says_why() -> None:
+    def reason(mode: Mode, vllm: EngineView) -> str:
+        return routing.decide(TaskType.EXTRACTION, mode, {VLLM: vllm, OLLAMA: UP}, Policy.DEGRADE, only=VLLM).reason
+
+    assert reason(Mode.AUTO, DOWN) == "the job stays on vLLM and waits for vLLM: connection refused"
+    assert reason(Mode.OLLAMA, UP) == "the job stays on vLLM, which mode ollama does not use for extraction"
+    assert "set AEGIS_VLLM_MODEL" in reason(Mode.AUTO, ABSENT)

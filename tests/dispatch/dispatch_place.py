@@ -31,8 +31,8 @@ class _CallIds:
     def __init__(self) -> None:
         self._numbers = count()
 
-    def __call__(self) -> CallId:
-        return Delivery(task_id=f"task {next(self._numbers)}").call()
+    def __call__(self, only: Engine | None = None) -> CallId:
+        return Delivery(task_id=f"task {next(self._numbers)}", only=only).call()
 
 
 CALL_IDS = _CallIds()
@@ -152,12 +152,14 @@ class Caller:
         return self.admitted is not None and not self.task.done()
 
 
-def call(place: Place, task_type: TaskType, number: int = 0, order: list[int] | None = None) -> Caller:
+def call(
+    place: Place, task_type: TaskType, number: int = 0, order: list[int] | None = None, *, only: Engine | None = None
+) -> Caller:
     """A caller that has just asked for a slot; its number is put in `order` when it gets one."""
     caller = Caller(task_type, number)
 
     async def hold() -> None:
-        async with place.admission.slot(task_type, CALL_IDS()) as admitted:
+        async with place.admission.slot(task_type, CALL_IDS(only)) as admitted:
             caller.admitted = admitted
             if order is not None:
                 order.append(number)
