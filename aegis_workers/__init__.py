@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aegis_workers.bulk import Job as Job
+    from aegis_workers.bulk import submit as submit
     from aegis_workers.celery import app as app
     from aegis_workers.client import chat_stream as chat_stream
     from aegis_workers.client import get_mode as get_mode
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from aegis_workers.tasks import generate as generate
 
 _HOMES = {
+    "Job": "aegis_workers.bulk",
     "app": "aegis_workers.celery",
     "chat": "aegis_workers.tasks",
     "chat_stream": "aegis_workers.client",
@@ -25,6 +28,7 @@ _HOMES = {
     "generate": "aegis_workers.tasks",
     "get_mode": "aegis_workers.client",
     "set_mode": "aegis_workers.client",
+    "submit": "aegis_workers.bulk",
 }
 
 __all__ = list(_HOMES)
