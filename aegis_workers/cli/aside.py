@@ -47,7 +47,10 @@ def _row(entry: Any) -> tuple[str, ...]:
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--all", "everything", is_flag=True, help="Everything that was set aside.")
 def requeue(ids: Sequence[str], *, everything: bool) -> None:
-    """Enqueue IDs again, under the same ids: their outcome of before is forgotten."""
+    """Enqueue IDs again, under the same ids: their outcome of before is forgotten.
+
+    What is of a bulk job is recorded there for good: `aegis-workers retry` reads such items again.
+    """
     from aegis_workers import app
 
     if bool(ids) is everything:
@@ -62,12 +65,22 @@ def requeue(ids: Sequence[str], *, everything: bool) -> None:
         unknown = [entry_id for entry_id in ids if entry_id not in known]
         if unknown:
             raise click.ClickException(f"not set aside: {', '.join(unknown)} (see `aegis-workers aside list`)")
+        recorded = {entry_id: entry.job_id for entry_id, entry in known.items() if entry.job_id is not None}
+        for entry_id in (entry_id for entry_id in ids if entry_id in recorded):
+            raise click.ClickException(_recorded(entry_id, recorded[entry_id]))
         for entry_id in ids or known:
+            if entry_id in recorded:
+                click.echo(f"Left {_recorded(entry_id, recorded[entry_id])}.")
+                continue
             entry = known[entry_id]
             app.backend.forget(entry_id)
             app.send_task(entry.task, kwargs=dict(entry.kwargs), task_id=entry_id, queue=entry.queue)
             store.remove(client, entry_id)
             click.echo(f"Enqueued {entry_id}.")
+
+
+def _recorded(entry_id: str, job_id: str) -> str:
+    return f"{entry_id} is recorded as failed for its job: read it again with `aegis-workers retry {job_id}`"
 
 
 @aside.command()

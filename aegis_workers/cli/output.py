@@ -44,8 +44,17 @@ def ago(epoch_s: float | None) -> str:
     """How long ago that was, in the largest unit that says it."""
     if epoch_s is None:
         return "never"
-    seconds = max(0.0, time.time() - epoch_s)
+    return f"{span(max(0.0, time.time() - epoch_s))} ago"
+
+
+def span(seconds: float) -> str:
+    """A length of time in the largest unit that says it."""
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if seconds >= size:
-            return f"{seconds / size:.0f} {unit} ago"
-    return f"{seconds:.0f} s ago"
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def plain(text: str) -> str:
+    """The text as one line without control characters: what an engine said must not be able to steer the terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -13,8 +13,8 @@ from aegis_workers.routing import Engine
 def up(ctx: click.Context, *, simulate: bool) -> None:
     """Run the whole system on this machine, in the foreground.
 
-    Starts a Redis if none answers at AEGIS_REDIS_URL, a worker for each queue and Flower, and stops them all at Ctrl-C. If a
-    part dies, the rest is stopped and its last words are shown (exit status 1).
+    Starts a Redis if none answers at AEGIS_REDIS_URL, a worker for each queue, the controller of jobs, Flower and the admin API,
+    and stops them all at Ctrl-C. If a part dies, the rest is stopped and its last words are shown (exit status 1).
     """
     from aegis_workers import settings as settings_module
     from aegis_workers.local import up as local

@@ -15,10 +15,12 @@ from aegis_workers.state import connection, workers
 # One worker process a queue, each with its own Celery options: admin tasks take no time, so one thread is enough for them.
 WORKERS: Mapping[str, Sequence[str]] = {"extraction": (), "chat": (), "control": ("--concurrency", "1")}
 FLOWER_PORT = 5555
+ADMIN_PORT = 8080
 START_TIMEOUT_S = 60.0
 
 # Nothing here uses what mingle and gossip tell, and a worker is ready a second earlier without mingle.
 _WORKER_OPTIONS = ("--loglevel", "info", "--without-mingle", "--without-gossip")
+_CONTROLS = re.compile(r"controller\.(leads|stands_by)")
 _ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+(?=[\s,])")  # not before the port is written to its end
 
 
@@ -60,8 +62,23 @@ def start_flower(port: int, settings: Settings, logs: Path) -> Process:
     return _start("flower", ["-m", "celery", "-A", "aegis_workers", "flower"], settings, logs, options)
 
 
+def start_controller(settings: Settings, logs: Path) -> Process:
+    """The controller of jobs."""
+    return _start("controller", ["-m", "aegis_workers.cli", "controller"], settings, logs)
+
+
+def await_controller(child: Process) -> None:
+    """Returns when the controller leads, or stands by for another. Raises `ProcessFailed` if it does not."""
+    child.wait_ready(lambda: _CONTROLS.search(child.log_text()) is not None, START_TIMEOUT_S)
+
+
+def start_admin(port: int, settings: Settings, logs: Path) -> Process:
+    """The admin API on loopback, behind the token of `settings.admin_token` if there is one; port 0 is any free one."""
+    return _start("admin", ["-m", "aegis_workers.cli", "admin", "--port", str(port)], settings, logs)
+
+
 def address(child: Process) -> str:
-    """The base URL that a simulator or Flower prints once it listens. Raises `ProcessFailed` if it does not."""
+    """The base URL that a simulator, Flower or the admin API prints once it listens. Raises `ProcessFailed` if it does not."""
     child.wait_ready(lambda: _ADDRESS.search(child.log_text()) is not None, START_TIMEOUT_S)
     return str(_ADDRESS.findall(child.log_text())[0])
 

@@ -1,11 +1,12 @@
-"""The whole system on this machine: Redis, simulators, workers and Flower, in order, and out again in reverse."""
+"""The whole system on this machine: Redis, simulators, workers and what goes with them, in order, and out again in reverse."""
 
 import secrets
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class System:
     simulated: Collection[Engine]
     processes: Sequence[Process]
     flower: Flower | None
+    admin_url: str | None
 
     def check(self) -> None:
         """Raises `ProcessFailed` if any child has ended."""
@@ -50,11 +52,12 @@ class System:
 
 
 @contextmanager
-def running(settings: Settings, *, simulated: Collection[Engine] = (), with_flower: bool = False) -> Iterator[System]:
+def running(settings: Settings, *, simulated: Collection[Engine] = (), in_full: bool = False) -> Iterator[System]:
     """The system, ready for tasks; it ends with the block.
 
-    `simulated` are the engines that simulators stand in for. Raises `ProcessFailed` where a child does not start,
-    `ConfigurationError` where there is no Redis that can be used, and `RedisUnavailable` where it goes away, in the block too.
+    `simulated` are the engines that simulators stand in for; `in_full`: with controller, Flower and admin API. Raises
+    `ProcessFailed` where a child does not start, `ConfigurationError` where there is no Redis that can be used, and
+    `RedisUnavailable` where it goes away, in the block too.
     """
     with ExitStack() as stack:
         logs = stack.enter_context(_log_folder())
@@ -70,10 +73,18 @@ def running(settings: Settings, *, simulated: Collection[Engine] = (), with_flow
         used = used.model_copy(update=_simulate(simulated, used, logs, simulators))
         staff = stack.enter_context(_group(settings.shutdown_grace_s + STOP_GRACE_S))
         _work(used, logs, staff)
-        watchers = stack.enter_context(_group(STOP_GRACE_S))
-        flower = _watch(used, logs, watchers) if with_flower else None
-        processes = [*([found.process] if found.process else []), *simulators, *staff, *watchers]
-        yield System(settings=used, logs=logs, redis=found, simulated=simulated, processes=processes, flower=flower)
+        others = stack.enter_context(_group(settings.shutdown_grace_s + STOP_GRACE_S))
+        flower, admin_url = _complete(used, logs, others) if in_full else (None, None)
+        processes = [*([found.process] if found.process else []), *simulators, *staff, *others]
+        yield System(
+            settings=used,
+            logs=logs,
+            redis=found,
+            simulated=simulated,
+            processes=processes,
+            flower=flower,
+            admin_url=admin_url,
+        )
 
 
 @contextmanager
@@ -116,18 +127,38 @@ def _work(settings: Settings, logs: Path, group: list[Process]) -> None:
     children.await_workers(group, settings)
 
 
+def _complete(settings: Settings, logs: Path, group: list[Process]) -> tuple[Flower, str]:
+    """Starts controller, Flower and admin API. Returns when they are ready: where the last two answer."""
+    controller = children.start_controller(settings, logs)
+    group.append(controller)
+    flower, admin_url = _watch(settings, logs, group), _administer(settings, logs, group)
+    children.await_controller(controller)
+    return flower, admin_url
+
+
 def _watch(settings: Settings, logs: Path, group: list[Process]) -> Flower:
     """Starts Flower: on its usual port, or on a free one where that is taken; with a random password if none is set."""
     auth = settings.flower_auth or SecretStr(f"aegis:{secrets.token_urlsafe(12)}")
     settings = settings.model_copy(update={"flower_auth": auth})
-    for port in (children.FLOWER_PORT, 0):
-        group.append(children.start_flower(port, settings, logs))
+    url = _on_a_free_port(group, partial(children.start_flower, settings=settings, logs=logs), children.FLOWER_PORT)
+    return Flower(url=url, auth=auth.get_secret_value())
+
+
+def _administer(settings: Settings, logs: Path, group: list[Process]) -> str:
+    """Starts the admin API; its base URL."""
+    return _on_a_free_port(group, partial(children.start_admin, settings=settings, logs=logs), children.ADMIN_PORT)
+
+
+def _on_a_free_port(group: list[Process], start: Callable[[int], Process], usual: int) -> str:
+    """The base URL of a child on its usual port, or on a free one where that is taken."""
+    for port in (usual, 0):
+        group.append(start(port))
         try:
-            return Flower(url=children.address(group[-1]), auth=auth.get_secret_value())
+            return children.address(group[-1])
         except ProcessFailed as failure:
             if port == 0 or process.PORT_TAKEN not in str(failure):
                 raise
-            group.clear()
+            group.pop()
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 

@@ -36,7 +36,9 @@ def _supervise(settings: Settings, out: Console, told: Told, *, simulate: bool) 
             "No engine is configured: set AEGIS_VLLM_MODEL or AEGIS_OLLAMA_MODEL, or use --simulate for engines that are doubles"
         )
     simulated = tuple(Engine) if simulate else ()
-    with system.running(settings, simulated=simulated, with_flower=True) as running:
+    if simulate:  # a simulator must not answer the jobs of others
+        settings = settings.model_copy(update={"data_dir": settings.data_dir / "simulated"})
+    with system.running(settings, simulated=simulated, in_full=True) as running:
         terminal.announce(running, out)
         _invite(running, out)
         while not told.to_stop:
@@ -48,7 +50,11 @@ def _invite(running: System, out: Console) -> None:
     if running.flower is not None:
         login = "login as in AEGIS_FLOWER_AUTH" if running.settings.flower_auth else f"login {running.flower.auth}"
         terminal.say(out, f"Flower: {running.flower.url} ({login})")
+    if running.admin_url is not None:
+        asked = "the token of AEGIS_ADMIN_TOKEN" if running.settings.admin_token else "no token, this host only"
+        terminal.say(out, f"Admin API: {running.admin_url} ({asked})")
     terminal.say(out, f"Logs: {running.logs}")
     if running.redis.process is not None:
-        terminal.say(out, f"In other terminals: export AEGIS_REDIS_URL={running.settings.redis_url}")
+        used = running.settings
+        terminal.say(out, f"In other terminals: export AEGIS_REDIS_URL={used.redis_url} AEGIS_DATA_DIR={used.data_dir}")
     terminal.say(out, "Ready. Ctrl-C stops everything.")

@@ -59,3 +59,14 @@ def test_one_names_ids_or_says_all() -> None:
 def test_the_first_history_stays(client: redis.Redis) -> None:
     aside.put(client, Entry(**{**ENTRY.__dict__, "history": []}))
     assert aside.read_all(client) == [ENTRY]
+
+
+def test_what_is_of_a_job_is_read_again_by_a_retry_of_the_job(client: redis.Redis) -> None:
+    chunk = {"n": 7, "custom_id": "d", "text": "zanzibar"}
+    facts = {"entry_id": "job_1.a:0", "task": "aegis.read_chunks", "kwargs": {"job": "job_1", "chunks": [chunk]}}
+    aside.put(client, Entry(**{**ENTRY.__dict__, **facts}))
+    aside.remove(client, ENTRY.entry_id)
+    assert "aegis-workers retry job_1" in run("requeue", "job_1.a:0", status=1)
+    assert "aegis-workers retry job_1" in run("requeue", "--all")
+    assert [entry.job_id for entry in aside.read_all(client)] == ["job_1"]
+    assert client.llen("extraction") == 0

@@ -71,7 +71,7 @@ def up(folder: Path, redis_url: str | None = None) -> Iterator[Up]:
         stderr=subprocess.STDOUT,
         text=True,
         cwd=folder,
-        env={**os.environ, "AEGIS_REDIS_URL": redis_url or nobody, "TMPDIR": str(folder)},
+        env={**os.environ, "AEGIS_REDIS_URL": redis_url or nobody, "TMPDIR": str(folder), "AEGIS_DATA_DIR": str(folder / "data")},
     ) as popen:
         try:
             assert popen.stdout is not None
@@ -86,7 +86,17 @@ def up(folder: Path, redis_url: str | None = None) -> Iterator[Up]:
             popen.kill()
 
 
-PARTS = {"redis-server", "simulate vllm", "simulate ollama", "flower", "--queues extraction", "--queues chat", "--queues control"}
+PARTS = {
+    "redis-server",
+    "simulate vllm",
+    "simulate ollama",
+    "flower",
+    "--queues extraction",
+    "--queues chat",
+    "--queues control",
+    "cli controller",
+    "cli admin",
+}
 
 
 @linux

@@ -1,0 +1,20 @@
+"""`controller`: what moves jobs between the disk and Redis."""
+
+import click
+
+
+@click.command()
+@click.pass_context
+def controller(ctx: click.Context) -> None:
+    """Feed jobs to the workers and collect their results.
+
+    One controller leads and any number stand by, on hosts that share AEGIS_DATA_DIR. It runs until it is told to stop; if a part
+    of it dies it ends with exit status 1, and is to be started again.
+    """
+    from aegis_workers import settings as settings_module
+    from aegis_workers.controller import process
+    from aegis_workers.worker import logs
+
+    settings = settings_module.load()
+    logs.set_up(settings)
+    ctx.exit(process.run(settings))
