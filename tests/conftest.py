@@ -27,12 +27,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The lines of the README's table of storms, as this run found them."""
+    """The lines of the README's tables of storms, as this run found them."""
     properties = [found for report in terminalreporter.stats.get("passed", ()) for found in report.user_properties]
-    if rows := [value for name, value in properties if name == "storm"]:
-        terminalreporter.section("what came of every storm")
-        for row in sorted(rows):
-            terminalreporter.write_line(row)
+    for kind in ("storm", "storm on a job"):
+        if rows := [value for name, value in properties if name == kind]:
+            terminalreporter.section(f"what came of every {kind}")
+            for row in sorted(rows):
+                terminalreporter.write_line(row)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import os
 import signal
 
 from aegis_workers.completion import Completion
-from aegis_workers.dispatch import documents
 from aegis_workers.extraction import document
 from aegis_workers.extraction.chunking import Chunk
 from aegis_workers.extraction.merging import ChunkResult
@@ -15,10 +14,10 @@ MARK = "Vesuvius"
 _read = document.read
 
 
-def _read_or_die(completion: Completion, chunk: Chunk, schema: Schema) -> ChunkResult:
+def _read_or_die(answer: Completion, chunk: Chunk, schema: Schema) -> ChunkResult:
     if MARK in chunk.text:
         os.kill(os.getpid(), signal.SIGKILL)
-    return _read(completion, chunk, schema)
+    return _read(answer, chunk, schema)
 
 
-documents.document.read = _read_or_die  # type: ignore[attr-defined]
+document.read = _read_or_die

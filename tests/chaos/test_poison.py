@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import storm
+from fed_jobs import FedJob, span
 from installation import Installation, eventually
 from kills_its_worker import MARK
 
@@ -63,6 +64,22 @@ def test_an_item_that_kills_its_worker_is_set_aside_and_the_rest_is_done(tmp_pat
         assert (entry["entry_id"], entry["custom_id"]) == (f"{batch.id}:3", "3")
         assert [event["what"] for event in entry["history"]] == ["its worker died"] * 3
         assert MARK not in place.cli("aside", "list").stdout
+        assert MARK not in place.worker_logs()
+
+
+@pytest.mark.long
+def test_a_chunk_of_a_job_that_kills_its_worker_is_recorded_and_set_aside(tmp_path: Path) -> None:
+    with storm.hold(tmp_path, "kills_its_worker") as place, supervised(place, "kills_its_worker"):
+        job = FedJob(place.settings).open()
+        job.feed([span(0, POISON)])
+        job.feed([span(number, text) for number, text in enumerate(GOOD, 1)])
+
+        eventually(lambda: job.is_done, within_s=120)
+
+        assert [line["status"] for line in job.lines] == ["failed"] + ["ok"] * len(GOOD)
+        assert job.lines[0]["error"]["class"] == "poison"
+        (entry,) = listed(place)
+        assert (entry["entry_id"], entry["custom_id"]) == (f"{job.batch_ids[0]}:0", "item 0")
         assert MARK not in place.worker_logs()
 
 

@@ -69,7 +69,7 @@ class Terminal:
 
     def __post_init__(self) -> None:
         self.exports.touch()
-        self.export(AEGIS_REDIS_URL=NOBODY, COLUMNS="80", TMPDIR=str(self.scratch))
+        self.export(AEGIS_REDIS_URL=NOBODY, COLUMNS="80", TMPDIR=str(self.scratch), AEGIS_DATA_DIR=str(self.scratch / "data"))
 
     @property
     def exports(self) -> Path:

@@ -30,6 +30,7 @@ LONG_RUNNING: Mapping[str, str] = {
     BEAT: "",
     "aegis-workers simulate": "http://127.0.0.1:",
     "celery -A aegis_workers worker": " ready.",
+    "aegis-workers controller": "controller.leads",
     "CELERY_RESULT_BACKEND=disabled celery -A aegis_workers flower": "http://127.0.0.1:",
 }
 HIDDEN_PACKAGE = "import sys; sys.modules['aegis_workers'] = None\n"
@@ -69,7 +70,8 @@ class Newcomer:
             printed.append(running.printed())
             if running.command == SYSTEM:
                 self.system = running
-                self.terminal.export(AEGIS_REDIS_URL=self._redis_url())
+                data_dir = self._said_by_system(r"AEGIS_DATA_DIR=(\S+)")
+                self.terminal.export(AEGIS_REDIS_URL=self._redis_url(), AEGIS_DATA_DIR=data_dir)
             else:
                 running.stop()
         self.started.clear()
