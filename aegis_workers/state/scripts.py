@@ -156,9 +156,12 @@ return now
 # the worker's last look (0: it may not judge), ms that may lie between two looks of a judge. Says that the worker lives, and
 # declares dead whoever has been silent for too long. A look that was held up cannot judge: so were the others' signs of life.
 # Returns whether the worker lives itself, now, whether it may trust its looks so far, who was declared dead, and which dead
-# workers still hold messages.
+# workers still hold messages. One that does not live, because Redis was emptied, may have taken some since: it is noted as dead.
 LOOK_AT_WORKERS: Final = f"""{_NOW_MS}
-if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return {{0, now, 0, {{}}, {{}}}} end
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
+  redis.pcall('HSETNX', KEYS[2], ARGV[1], ARGV[2])
+  return {{0, now, 0, {{}}, {{}}}}
+end
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2])
 local last = tonumber(ARGV[4])

@@ -92,3 +92,13 @@ async def test_a_worker_whose_queue_was_forgotten_says_it_again(client: redis.Re
     await look(async_client, judged_since_ms=None)
     found: Any = client.hgetall(keys.WORKER_QUEUES)
     assert found == {"judge": "chat"}
+
+
+async def test_a_worker_that_redis_does_not_know_any_more_is_left_to_the_others(
+    client: redis.Redis, async_client: redis.asyncio.Redis
+) -> None:
+    """It may have taken messages since Redis was emptied."""
+    client.flushall()
+    await liveness.enlist(async_client, JUDGE)
+    assert not (await liveness.look(async_client, OTHER, judged_since_ms=None)).lives
+    assert (await look(async_client, judged_since_ms=None)).left == ("other",)

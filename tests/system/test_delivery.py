@@ -183,6 +183,17 @@ def test_a_worker_that_was_declared_dead_starts_anew_as_the_same_process(tmp_pat
         assert "worker.starts_anew" in worker.log_text()
 
 
+def test_what_comes_right_after_redis_was_emptied_is_done(tmp_path: Path) -> None:
+    """Workers take it before they know that Redis has forgotten them."""
+    with on_vllm(tmp_path, "extraction", call_seconds=0.1) as place:
+        known = alive(place)
+        place.redis.flushall()
+        results = send(place, 20)
+        assert statuses(results) <= DONE
+        assert alive(place).isdisjoint(known)
+        eventually(lambda: nothing_is_left(place))
+
+
 def test_connections_that_are_cut_make_nothing_run_twice(tmp_path: Path) -> None:
     with on_vllm(tmp_path, "extraction", call_seconds=4.0) as place:
         before = asked(place)
