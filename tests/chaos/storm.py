@@ -81,13 +81,13 @@ class Storm:
         fault(self)
         self.ended_at = time.monotonic()
 
-    def aftermath(self, *, within_s: float = WITHIN_S) -> Aftermath:
-        """What came of it, once every call has an outcome or so much time has passed."""
+    def aftermath(self, *, within_s: float = WITHIN_S, settled: Callable[["Storm"], bool] = lambda _: True) -> Aftermath:
+        """What came of it, once every call has an outcome and the victim has `settled`, or so much time has passed."""
         deadline = self.ended_at + within_s
         while time.monotonic() < deadline and None in self.states():
             time.sleep(0.05)
         over_s = time.monotonic() - self.ended_at
-        while time.monotonic() < deadline and self._slots():
+        while time.monotonic() < deadline and (self._slots() or not settled(self)):
             time.sleep(0.05)
         states, written = self.states(), written_outcomes(self.place)
         return Aftermath(

@@ -17,7 +17,7 @@ TESTS = Path(__file__).parents[1]
 WHAT = (str(TESTS / "engines" / "test_contract.py"), str(TESTS / "vllm"))
 RECORD = "--record"
 # A test may start the engine twice. By a signal, so that a test that takes too long still stops what it has started.
-TIMEOUT = ("--timeout=300", "--override-ini=timeout_method=signal")
+TIMEOUT = ("--timeout=600", "--override-ini=timeout_method=signal")
 
 
 def main(arguments: Sequence[str]) -> int:

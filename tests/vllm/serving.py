@@ -21,9 +21,9 @@ HOME = Path(__file__).parents[2] / ".venv-vllm"
 MODEL = "sim"
 CONTEXT_TOKENS = 8192
 SLOTS = 32
-START_TIMEOUT_S = 150.0
+START_TIMEOUT_S = 240.0
 STOP_GRACE_S = 10.0
-WAIT_S = 20.0
+WAIT_S = 60.0
 # The options of the server that most tests share, in developer mode. Without whitespace, on which random weights can loop.
 COMPACT = '{"backend": "guidance", "disable_any_whitespace": true}'
 OPEN = ("--scheduling-policy", "priority", "--enable-server-load-tracking", "--structured-outputs-config", COMPACT)

@@ -116,7 +116,7 @@ async def test_a_probe_tells_the_calls_that_run_and_wait(server: Server) -> None
 async def test_with_its_policy_a_low_priority_number_goes_first(server: Server) -> None:
     order: list[str] = []
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=60, limits=limits) as http:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=300, limits=limits) as http:
 
         async def ask(name: str, priority: int) -> None:
             body = {"model": MODEL, "messages": MESSAGES, "max_tokens": 100, "ignore_eos": True, "priority": priority}
@@ -136,7 +136,7 @@ REST = pytest.mark.parametrize(
 
 @REST
 async def test_an_engine_at_rest_is_asleep_to_a_probe_and_lets_calls_wait(server: Server, rest: str, wake: str) -> None:
-    async with connected(server) as client, httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=60) as http:
+    async with connected(server) as client, httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=300) as http:
         await http.post(rest)
         assert server.is_healthy()
         found = await client.probe()
@@ -152,7 +152,7 @@ async def test_an_engine_at_rest_is_asleep_to_a_probe_and_lets_calls_wait(server
 @BOTH_WAYS
 @pytest.mark.parametrize(("rest", "wake"), [("/sleep?level=1", "/wake_up"), ("/pause", "/resume")])
 async def test_going_to_rest_breaks_off_what_runs(server: Server, ask: Ask, rest: str, wake: str) -> None:
-    async with connected(server) as client, httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=60) as http:
+    async with connected(server) as client, httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=300) as http:
         (call,) = await asking.begun(server, ask(client, LONG))
         await http.post(rest)
         failure: Any = (await asyncio.gather(call, return_exceptions=True))[0]
@@ -167,7 +167,7 @@ async def test_going_to_rest_breaks_off_what_runs(server: Server, ask: Ask, rest
 @pytest.mark.parametrize(("rest", "wake"), [("/sleep?level=1&mode=wait", "/wake_up"), ("/pause?mode=wait", "/resume")])
 async def test_going_to_rest_can_wait_for_what_runs(server: Server, rest: str, wake: str) -> None:
     medium = replace(LONG, sampling=replace(LONG.sampling, max_tokens=500))
-    async with connected(server) as client, httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=60) as http:
+    async with connected(server) as client, httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=300) as http:
         (call,) = await asking.begun(server, client.complete(medium))
         rested = await http.post(rest)
         answer = await call

@@ -51,7 +51,7 @@ async def test_calls_beyond_the_queue_bound_are_busy_and_the_others_are_answered
 
 async def test_without_the_policy_a_priority_is_taken_and_does_nothing(guarded: Server) -> None:
     headers = {"Authorization": f"Bearer {API_KEY}"}
-    async with httpx.AsyncClient(base_url=guarded.url, trust_env=False, timeout=60, headers=headers) as http:
+    async with httpx.AsyncClient(base_url=guarded.url, trust_env=False, timeout=300, headers=headers) as http:
         body = {"model": MODEL, "messages": MESSAGES, "max_tokens": 8, "temperature": 0}
         plain, urgent = [await http.post("/v1/chat/completions", json=body | more) for more in ({}, {"priority": -5})]
     assert plain.status_code == urgent.status_code == 200

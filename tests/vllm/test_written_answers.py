@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 @pytest.mark.parametrize("kept", exchanges.load_all(), ids=lambda kept: kept.path.stem)
 async def test_the_engine_answers_as_it_is_written(kept: Conversation, suite: RealVllm, request: pytest.FixtureRequest) -> None:
     server: Server = request.getfixturevalue({"open": "server", "guarded": "guarded"}[kept.server])
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=60) as http:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=300) as http:
         answers = [await exchanges.ask(http, exchange.request) for exchange in kept.exchanges]
     if suite.record:
         kept.answered(f"vLLM {server.version}", answers).save()

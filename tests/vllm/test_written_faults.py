@@ -23,7 +23,7 @@ KEPT = exchanges.load_faults("vllm")
 
 async def answer(server: Server, asked: Exchange) -> dict[str, Any]:
     """What the engine answers when the fault meets it with the request in hand."""
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=60) as http:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=300) as http:
         if asked.fault == "full":
             return await beyond_the_bound(server, http, asked)
         call = asyncio.create_task(exchanges.ask(http, asked.request))
