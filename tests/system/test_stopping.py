@@ -148,7 +148,7 @@ def test_a_worker_ends_although_redis_is_frozen_and_leaves_its_messages_to_the_n
     ) as place:
         place.behave(Engine.OLLAMA, hang=True)
         results = [place.chat() for _ in range(8)]
-        eventually(lambda: place.in_flight(Engine.OLLAMA) == 4)
+        eventually(lambda: place.in_flight(Engine.OLLAMA) == 4 and held(place) == 8)
         (worker,) = place.workers
         with frozen_redis(place):
             for number, sent in enumerate(signals):
@@ -159,7 +159,8 @@ def test_a_worker_ends_although_redis_is_frozen_and_leaves_its_messages_to_the_n
             assert eventually(lambda: place.in_flight(Engine.OLLAMA) == 0)
             assert list(health_dir.iterdir()) == []
 
-        assert sum(place.redis.llen(name) for name in place.redis.scan_iter("aegis:held:*", _type="list")) == 8
+        # What was being put back when the worker ended may have reached Redis all the same.
+        assert held(place) + place.redis.llen("chat") == 8
         assert "Traceback" not in place.worker_logs()
         place.behave(Engine.OLLAMA)
         place.start_workers("chat")
@@ -172,6 +173,11 @@ def test_a_worker_that_has_nothing_to_do_ends_although_redis_is_frozen(tmp_path:
         with frozen_redis(place):
             worker.popen.send_signal(SIGTERM)
             assert worker.popen.wait(15) == 0
+
+
+def held(place: Installation) -> int:
+    """Messages that any worker holds."""
+    return sum(place.redis.llen(name) for name in place.redis.scan_iter("aegis:held:*", _type="list"))
 
 
 @contextmanager
