@@ -1,6 +1,5 @@
 """Files that were uploaded, one folder each. A file is there whole or not at all."""
 
-import fcntl
 import os
 import re
 import shutil
@@ -14,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from aegis_workers.admin.failures import UnknownFile
 from aegis_workers.errors import SpoolUnavailable
-from aegis_workers.jobs import disk
+from aegis_workers.jobs import disk, unfinished
 
 ID_PATTERN = r"file-[0-9a-f]{24}"
 _ID = re.compile(ID_PATTERN)
@@ -82,7 +81,8 @@ class Uploads:
 
         Its lock tells that somebody writes there: what a killed process left behind has none, and `sweep` removes it.
         """
-        path, descriptor = self._begin()
+        with disk.explained(self._folder):
+            path, descriptor = unfinished.begin(self._folder, lambda: f"{_NEW}{_new_id()}")
         try:
             with disk.explained(path):
                 upload = NewUpload(path)
@@ -159,7 +159,8 @@ class Uploads:
         """Remove what killed processes left behind, and files whose time is over. Raises `SpoolUnavailable`."""
         now_s = time.time()
         for name in self._names(re.compile(rf"({re.escape(_NEW)}|{re.escape(_GONE)}){ID_PATTERN}")):
-            _remove_left(self._folder / name)
+            with suppress(OSError):  # another sweep finds it again
+                unfinished.remove_left(self._folder / name)
         for file_id in self._names(_ID):
             with suppress(OSError, ValueError):  # a damaged one is for a person to look at
                 upload = Upload.model_validate_json((self._folder / file_id / _ABOUT).read_bytes())
@@ -173,18 +174,6 @@ class Uploads:
             except FileNotFoundError:
                 return []
 
-    def _begin(self) -> tuple[Path, int]:
-        with disk.explained(self._folder):
-            self._folder.mkdir(mode=disk.FOLDER_MODE, parents=True, exist_ok=True)
-            while True:
-                path = self._folder / f"{_NEW}{_new_id()}"
-                path.mkdir(mode=disk.FOLDER_MODE)
-                with suppress(FileNotFoundError):  # a sweep found it between these two lines
-                    descriptor = _locked(path)
-                    if path.exists():
-                        return path, descriptor
-                    os.close(descriptor)
-
 
 def _new_id() -> str:
     """Ids sort by the time at which they were made, to the millisecond."""
@@ -194,24 +183,3 @@ def _new_id() -> str:
 def _unknown(file_id: str) -> UnknownFile:
     shown = file_id if _ID.fullmatch(file_id) else "of such an id"
     return UnknownFile(f"there is no file {shown}: it never was, was deleted, or its time is over")
-
-
-def _locked(folder: Path, *, wait: bool = True) -> int:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _remove_left(path: Path) -> None:
-    try:
-        descriptor = _locked(path, wait=False)
-    except OSError:  # somebody writes there, or it is gone
-        return
-    try:
-        shutil.rmtree(path, ignore_errors=True)
-    finally:
-        os.close(descriptor)

@@ -1,16 +1,15 @@
 """The folder of all jobs. A job is there whole or not at all."""
 
-import fcntl
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from aegis_workers.errors import UnknownJob
-from aegis_workers.jobs import disk, keyring, manifest
+from aegis_workers.jobs import disk, keyring, manifest, unfinished
 from aegis_workers.jobs.folder import JobFolder
 from aegis_workers.jobs.keyring import HeldKey
 
@@ -65,7 +64,8 @@ class Spool:
 
         Its lock tells that somebody writes there: what a killed process left behind has none, and `sweep` removes it.
         """
-        path, descriptor = self._begin()
+        with disk.explained(self.root):
+            path, descriptor = unfinished.begin(self._jobs, lambda: f"{_NEW}{manifest.new_id()}")
         try:
             yield NewJob(job_id=path.name.removeprefix(_NEW), path=path)
         finally:
@@ -107,38 +107,4 @@ class Spool:
                 names = [path.name for path in self._jobs.iterdir() if path.name.startswith((_NEW, _GONE))]
             except FileNotFoundError:
                 return []
-            return [name for name in names if self._remove_left(self._jobs / name)]
-
-    def _begin(self) -> tuple[Path, int]:
-        with disk.explained(self.root):
-            self._jobs.mkdir(mode=disk.FOLDER_MODE, parents=True, exist_ok=True)
-            while True:
-                path = self._jobs / f"{_NEW}{manifest.new_id()}"
-                path.mkdir(mode=disk.FOLDER_MODE)
-                with suppress(FileNotFoundError):  # a sweep found it between these two lines
-                    descriptor = _locked(path)
-                    if path.exists():
-                        return path, descriptor
-                    os.close(descriptor)
-
-    def _remove_left(self, path: Path) -> bool:
-        try:
-            descriptor = _locked(path, wait=False)
-        except (FileNotFoundError, BlockingIOError):
-            return False
-        try:
-            shutil.rmtree(path, ignore_errors=True)
-        finally:
-            os.close(descriptor)
-        return True
-
-
-def _locked(folder: Path, *, wait: bool = True) -> int:
-    """A descriptor that holds the folder's lock until it is closed. Raises `BlockingIOError` where another has it."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+            return [name for name in names if unfinished.remove_left(self._jobs / name)]
