@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 from celery import bootsteps, signals
+from celery.concurrency import solo, thread
 from kombu.entity import Exchange, Queue
 
 from aegis_workers import settings as settings_module
@@ -21,7 +22,7 @@ EXTRACTION, CHAT, CONTROL = "extraction", "chat", "control"
 QUEUES = (EXTRACTION, CHAT, CONTROL)
 
 # A call lives on the event loop of its process: a forked child would not have it, and green threads would block it.
-POOLS = ("thread", "solo")
+POOLS = (thread.TaskPool, solo.TaskPool)
 
 # Kombu's way to find abandoned messages is not used: it does not tell a task that still runs from one whose worker died. It also
 # looks from connections that take no tasks; so it finds nothing there, and keeps off the keys of other applications.
@@ -87,7 +88,7 @@ def configuration() -> dict[str, Any]:
         "worker_consumer": "aegis_workers.worker.consumer:Consumer",
         "worker_deduplicate_successful_tasks": True,
         "worker_enable_prefetch_count_reduction": False,  # what earlier connections brought counts as it is
-        "worker_pool": "threads",
+        "worker_pool": "aegis_workers.worker.threads:Threads",
         "worker_concurrency": settings.threads(),
         "worker_prefetch_multiplier": 1,
         "worker_eta_task_limit": 200,
@@ -104,8 +105,8 @@ class PoolCheck(bootsteps.Step):
     """Refuses a pool in which calls could not run. A step, because Celery swallows what the handler of a signal raises."""
 
     def __init__(self, parent: Any, **options: Any) -> None:
-        pool = parent.pool_cls.__module__.rpartition(".")[2]
-        if pool not in POOLS:
+        if not issubclass(parent.pool_cls, POOLS):
+            pool = parent.pool_cls.__module__.rpartition(".")[2]
             raise BadSettings(ConfigurationError(f"pool {pool} cannot be used: leave out --pool, the default is threads"))
         super().__init__(parent, **options)
 
@@ -114,7 +115,9 @@ class ColdEnd(bootsteps.StartStopStep):
     """Ends the event loop after a cold shutdown, for which Celery sends no signal."""
 
     def terminate(self, parent: Any) -> None:
-        """The pool has ended."""
+        """Whatever still waits for a call in the pool is told so first."""
+        if parent.pool is not None:
+            parent.pool.terminate()
         _close_runtime(parent)
 
 

@@ -13,6 +13,8 @@ log = structlog.get_logger(__name__)
 FAILURE = 1
 # What an orderly stop needs once its calls have ended.
 MARGIN_S = 5.0
+# What is waited for it at most, on a machine that is far too busy.
+LIMIT_S = 30.0
 
 # How often a process that stops asks whether Redis is still there.
 _LOOK_S = 1.0
@@ -50,9 +52,13 @@ def await_end(is_silent: Callable[[], bool], last_words: Callable[[], None]) -> 
     """Waits with a process that stops and has nothing left to do but to say so to Redis. Never returns.
 
     Celery waits half a minute for each of several answers, so that a frozen Redis would hold it for minutes. It is ended once
-    Redis is silent, after `last_words`: what it holds stays where others look for it.
+    Redis is silent, after `last_words`: what it holds stays where others look for it. So is one that takes `LIMIT_S` seconds.
     """
+    latest = time.monotonic() + LIMIT_S
     while not is_silent():
+        if time.monotonic() > latest:
+            last_words()
+            _end_now(LIMIT_S)
         time.sleep(_LOOK_S)
     log.warning("messages.left", reason="Redis is silent; other workers put them back, once they find this one gone")
     last_words()

@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import CancelledError, Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from aegis_workers.state import connection
 from aegis_workers.state.cancels import Cancel
 from aegis_workers.worker import bulletin, ending, holdings, services
 from aegis_workers.worker.services import Services
+from aegis_workers.worker.stop import Stop
 
 log = structlog.get_logger(__name__)
 
@@ -31,12 +32,17 @@ class Runtime:
         self._settings = settings
         self._capacity = settings.capacity()
         self._running: set[Future[Any]] = set()
-        self._stop_begun = False
         self._stopping = threading.Event()
         self._stack = ExitStack()
         self._portal = self._stack.enter_context(start_blocking_portal("asyncio"))
         self._loop = self._portal.call(asyncio.get_running_loop)
         self._services = self._stack.enter_context(self._portal.wrap_async_context_manager(services.opened(settings, queue)))
+        self._stop = Stop(
+            grace_s=settings.shutdown_grace_s,
+            close_admission=self._close_admission,
+            close_calls=self.cancel_running,
+            await_end=self._await_end,
+        )
 
     def run(self, work: Callable[[Services], Coroutine[Any, Any, T]], task_id: str) -> T:
         """The result of `work`, carried out on the loop as the task with this id while this thread waits.
@@ -76,24 +82,18 @@ class Runtime:
         self._loop.call_soon_threadsafe(self._services.answers.forget, task_id)
 
     def begin_stop(self, *, at_once: bool = False) -> None:
-        """Ends the calls that wait, now, and those in flight when the grace is over. Returns at once.
+        """Ends the calls that wait, now, and those in flight when the grace is over. Returns at once, and may be called anywhere.
 
         With `at_once`, and when told a second time, those in flight have no grace.
         """
-        grace_s = 0.0 if at_once or self._stop_begun else self._settings.shutdown_grace_s
-        self._stop_begun = True
-        self._portal.start_task_soon(self._close_admission)
-        # In a thread of its own: a signal's handler must neither wait nor log.
-        timer = threading.Timer(grace_s, self._end_stop)
-        timer.daemon = True
-        timer.start()
+        self._stop.begin(at_once=at_once)
 
-    def _end_stop(self) -> None:
-        self.cancel_running()
+    def _await_end(self) -> None:
         ending.await_end(partial(connection.is_silent, self._settings), partial(bulletin.withdraw, self._settings.health_dir))
 
-    async def _close_admission(self) -> None:
-        self._services.admission.close()
+    def _close_admission(self) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and nothing waits for admission any more
+            self._portal.call(self._services.admission.close)
 
     def cancel_running(self) -> None:
         """Closes every call that is still running."""

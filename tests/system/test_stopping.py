@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGINT, SIGQUIT, SIGTERM
 
+import broken_workers
 import pytest
 from installation import Installation, eventually, installed
 
@@ -15,6 +16,21 @@ from aegis_workers.routing import Engine
 from aegis_workers.state import keys
 
 LONG_GRACE_S = 100.0
+
+# Quits while it starts a thread for the third task, with the locks of its pool in its hands.
+INTERRUPTED = """
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+start_thread = ThreadPoolExecutor._adjust_thread_count
+
+def interrupted(pool):
+    start_thread(pool)
+    if len(pool._threads) == 3:
+        signal.raise_signal(signal.SIGQUIT)
+
+ThreadPoolExecutor._adjust_thread_count = interrupted
+"""
 
 
 def test_calls_that_end_within_the_grace_are_finished(tmp_path: Path) -> None:
@@ -165,6 +181,21 @@ def test_a_worker_ends_although_redis_is_frozen_and_leaves_its_messages_to_the_n
         place.behave(Engine.OLLAMA)
         place.start_workers("chat")
         assert [result.get(timeout=30)["status"] for result in results] == ["ok"] * 8
+
+
+def test_a_worker_ends_although_the_signal_comes_while_it_hands_a_task_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with installed(tmp_path, llm_engine_mode="ollama", vllm_model=None, shutdown_grace_s=0) as place:
+        place.behave(Engine.OLLAMA, hang=True)
+        options = broken_workers.include(INTERRUPTED, tmp_path / "modules", monkeypatch)
+        (worker,) = place.start_workers("chat", options=options)
+        for _ in range(3):
+            place.chat()
+
+        assert worker.popen.wait(15) == 0
+        assert (held(place), place.redis.llen("chat")) == (0, 3)
+        assert place.in_flight(Engine.OLLAMA) == 0
 
 
 def test_a_worker_that_has_nothing_to_do_ends_although_redis_is_frozen(tmp_path: Path) -> None:
