@@ -77,6 +77,10 @@ class AdminUnavailable(AegisError):
     """The admin API of the jobs' host does not answer, or not as one of this version does; the message names its address."""
 
 
+class DriverFailed(AegisError):
+    """An engine could not be started, or told to give its memory back; the message says why."""
+
+
 class UnknownJob(AegisError):
     """There is no job of this id: it never was, or it was deleted."""
 
