@@ -1,6 +1,5 @@
 """The Celery application: queues, delivery and serialisation. `celery -A aegis_workers worker -Q extraction` runs a worker."""
 
-import gc
 from typing import Any
 
 import click
@@ -11,7 +10,7 @@ from kombu.entity import Exchange, Queue
 from aegis_workers import settings as settings_module
 from aegis_workers.errors import ConfigurationError
 from aegis_workers.state import cancels
-from aegis_workers.worker import ending, greeting, health, holdings, rebirth, runtime
+from aegis_workers.worker import ending, garbage, greeting, health, holdings, rebirth, runtime
 from aegis_workers.worker.events import EventTimer
 from aegis_workers.worker.pulse import Pulse
 from aegis_workers.worker.queues import only_queue
@@ -163,11 +162,8 @@ def _start_runtime(instance: Any, **_: Any) -> None:
 
 @signals.worker_ready.connect(weak=False)
 def _settle(**_: Any) -> None:
-    """What is loaded by now stays: a garbage collector that looks through it again stops all calls for 0.1 s."""
-    if runtime.started() is None:
-        return
-    gc.collect()
-    gc.freeze()
+    if runtime.started() is not None:
+        garbage.settle()
 
 
 @signals.worker_shutting_down.connect(weak=False)

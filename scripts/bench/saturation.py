@@ -33,10 +33,14 @@ from aegis_workers.state import connection, engine_status
 from aegis_workers.state import mode as modes
 from aegis_workers.state.engine_status import ReplicaStatus
 from aegis_workers.state.slots import Slots
+from aegis_workers.worker import garbage
 
 BATCH = 32
 WARM_UP_S = 6.0
 WINDOW_S = 30.0
+# How long a call takes beside which chats are timed, and how often four of those are sent.
+CALL_S = 2.0
+CHAT_ROUNDS = 5
 TEXT = "Ada Stone leads Brightwater Labs in Oslo, file {}."
 BARE = Path(__file__).with_name("bare.py")
 # Celery's own commands: its queue, its unacknowledged messages, its results. What it adds to and takes from sorted sets (one each
@@ -48,13 +52,18 @@ RARE = 0.01
 
 
 @contextmanager
-def loaded(here: place.Place, engine: Engine, slots: int, calls_per_s: float) -> Iterator[None]:
-    """More extraction than `engine` can do for as long as the block may take; returns when every slot is taken."""
+def loaded(here: place.Place, engine: Engine, slots: int, calls_per_s: float, *, spread_s: float = 0.0) -> Iterator[None]:
+    """More extraction than `engine` can do for as long as the block may take; returns when every slot is taken.
+
+    With `spread_s` the first calls come over that time, and not all at once: calls that all take as long stay in step for ever.
+    """
     app = Celery("bench", broker=here.settings.redis_url, backend=here.settings.redis_url)
     batches = round(calls_per_s * (2 * WARM_UP_S + 2 * WINDOW_S) / BATCH) + 2 * slots // BATCH + 2
     for number in range(batches):
         items = [{"custom_id": str(item), "text": TEXT.format(f"{number}-{item}")} for item in range(BATCH)]
         app.send_task("aegis.extract_batch", kwargs={"items": items, "version": 1}, queue="extraction", ignore_result=True)
+        if spread_s and number * BATCH < slots:
+            time.sleep(spread_s * BATCH / slots)
     deadline = time.monotonic() + 30
     while here.count(engine)["in_flight"] < slots:
         here.check()
@@ -142,14 +151,15 @@ def _commands(here: place.Place) -> Mapping[str, int]:
 
 def chat(url: str, runs: int) -> Iterator[Row]:
     """What bulk at saturation adds to a chat call while a slot kept for it is free."""
-    options = ("--slots", "512", "--call-seconds", "2")
-    with place.running(url, ("extraction", "chat"), {Engine.VLLM: options}, llm_engine_mode="vllm") as here:
-        alone = _chats(here, 5 * runs)
-        with loaded(here, Engine.VLLM, 256 - here.settings.kept(Engine.VLLM), 128.0):
-            beside = _chats(here, 5 * runs)
-    median = statistics.median(alone)
-    yield Row("added to a chat call by bulk at saturation, p50", "ms", [statistics.median(beside) - median], None)
-    yield Row("added to a chat call by bulk at saturation, p95", "ms", [statistics.quantiles(beside, n=20)[-1] - median], 25)
+    options = ("--slots", "512", "--call-seconds", str(CALL_S))
+    for how, spread_s, target in (("", CALL_S, 25.0), (" whose calls all end in the same instant", 0.0, None)):
+        with place.running(url, ("extraction", "chat"), {Engine.VLLM: options}, llm_engine_mode="vllm") as here:
+            alone = _chats(here, CHAT_ROUNDS * runs)
+            with loaded(here, Engine.VLLM, 256 - here.settings.kept(Engine.VLLM), 256 / CALL_S, spread_s=spread_s):
+                beside = _chats(here, CHAT_ROUNDS * runs)
+        median = statistics.median(alone)
+        yield Row(f"added to a chat call by bulk at saturation{how}, p50", "ms", [statistics.median(beside) - median], None)
+        yield Row("  p95", "ms", [statistics.quantiles(beside, n=20)[-1] - median], target)
 
 
 def _chats(here: place.Place, rounds: int) -> list[float]:
@@ -177,6 +187,24 @@ def admission(url: str, runs: int) -> Iterator[Row]:
     found = [asyncio.run(_admission_ms(url)) for _ in range(runs)]
     yield Row("admission, p50", "ms", [statistics.median(one) for one in found], 1)
     yield Row("admission, p99", "ms", [statistics.quantiles(one, n=100)[-1] for one in found], 5)
+    empty = [asyncio.run(_round_trip_ms(url)) for _ in range(runs)]
+    yield Row(
+        "  a round trip to Redis at the same pace that does nothing, p50", "ms", [statistics.median(one) for one in empty], None
+    )
+    yield Row("  the same, p99", "ms", [statistics.quantiles(one, n=100)[-1] for one in empty], None)
+
+
+async def _round_trip_ms(url: str) -> list[float]:
+    """What this machine asks of whoever wakes another process and is woken by it: the rest is the task boundary's own."""
+    client = connection.open_quick(Settings(_env_file=None, redis_url=url))
+    times = []
+    for _ in range(128 * 9):
+        await asyncio.sleep(1 / 128)
+        begun = time.perf_counter()
+        await client.ping()
+        times.append((time.perf_counter() - begun) * 1e3)
+    await client.aclose()
+    return times
 
 
 async def _admission_ms(url: str) -> list[float]:
@@ -193,6 +221,7 @@ async def _admission_ms(url: str) -> list[float]:
     slots = Slots(at_boundary, "bench", trial_s=60)
     place = Admission(fleet, modes.cache(client, Mode.VLLM), engine_status.cache(client), slots)
     pump = asyncio.create_task(place.run())
+    garbage.settle()
     times: list[float] = []
 
     async def call(number: int) -> None:
