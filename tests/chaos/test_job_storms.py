@@ -1,5 +1,6 @@
 """Faults in the midst of a job of 2,000 items: each item has one line, and no more calls are made than the fault explains."""
 
+import json
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from job_place import JobPlace, ids, job_place, lines, texts
 from job_storm import AT_LEAST, ITEMS, LIMIT, PROOFS, JobStorm
 
 from aegis_workers.jobs.journal import State
+from aegis_workers.jobs.local import LocalDesk
 from aegis_workers.local import environment
 from aegis_workers.routing import Engine
 from aegis_workers.state import keys
@@ -215,6 +217,31 @@ def test_two_processes_that_submit_at_once_with_one_key_make_one_job(here: JobPl
     here.await_state(job, State.COMPLETED, within_s=job_storm.WITHIN_S)
     assert ids(lines(job)) == Counter(name for name, _ in texts(ITEMS))
     assert here.asked() - before == ITEMS
+
+
+def test_a_cancelled_job_has_its_calls_closed_and_its_retry_asks_for_the_rest_alone(here: JobPlace) -> None:
+    job_storm.lead(here)
+    storm = job_storm.begin(here)
+    closed_before = here.place.stats(Engine.VLLM)["aborted"]
+    here.await_lines(storm.job, LIMIT)
+    here.place.behave(Engine.VLLM, hang=True)
+    eventually(lambda: len(lines(storm.job)) == here.asked() - storm.asked_before - LIMIT)
+    assert here.place.in_flight(Engine.VLLM) == LIMIT
+    with LocalDesk(here.place.settings) as desk:
+        desk.cancel(storm.job.id)
+        here.await_state(storm.job, State.CANCELLED)
+        eventually(lambda: here.place.in_flight(Engine.VLLM) == 0)
+        done = ids([line for line in lines(storm.job) if line["status"] == "ok"])
+        assert LIMIT <= done.total() <= ITEMS - LIMIT
+        closed = here.place.stats(Engine.VLLM)["aborted"] - closed_before
+        assert (closed, here.asked()) == (LIMIT, storm.asked_before + done.total() + closed)
+
+        here.place.behave(Engine.VLLM)
+        rest = here.spool.open(desk.retry(storm.job.id))
+        here.await_state(rest, State.COMPLETED, within_s=job_storm.WITHIN_S)
+        assert ids(lines(rest)) == Counter(name for name, _ in texts(ITEMS)) - done
+        assert here.asked() == storm.asked_before + closed + ITEMS
+        assert ids([json.loads(line.body) for line in desk.lines(storm.job.id)]) == Counter(name for name, _ in texts(ITEMS))
 
 
 def test_every_line_names_an_engine_that_was_allowed_while_the_mode_was_switched_three_times(tmp_path: Path) -> None:
