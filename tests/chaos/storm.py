@@ -22,7 +22,7 @@ AT_LEAST = 20
 # What the engine may have in flight, and what one worker holds at most: twice as much.
 LIMIT = 64
 HELD = 2 * LIMIT
-WITHIN_S = 60.0
+WITHIN_S = 120.0
 VLLM = ("--call-seconds", "1", "--slots", "256")
 _RESULT = re.compile(rb"\r\nSET\r\n\$\d+\r\ncelery-task-meta-([0-9a-f-]{36})\r\n", re.IGNORECASE)
 

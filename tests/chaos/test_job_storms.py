@@ -141,7 +141,7 @@ FAULTS: list[tuple[str, Callable[[JobStorm], int], int]] = [
     ("an engine is killed and comes back", engine_killed, 1),
 ]
 # Shown in part by other tests.
-LONG = {controller_frozen, engine_killed}
+LONG = {controller_frozen, engine_killed, redis_restarted}
 
 
 @pytest.mark.parametrize(
@@ -219,6 +219,7 @@ def test_two_processes_that_submit_at_once_with_one_key_make_one_job(here: JobPl
     assert here.asked() - before == ITEMS
 
 
+@pytest.mark.long
 def test_a_cancelled_job_has_its_calls_closed_and_its_retry_asks_for_the_rest_alone(here: JobPlace) -> None:
     job_storm.lead(here)
     storm = job_storm.begin(here)

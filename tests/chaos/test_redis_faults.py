@@ -56,6 +56,7 @@ def test_nothing_is_lost_or_doubled_when_redis_pauses(tmp_path: Path, record_pro
     assert found.fulfils(extra=0), found
 
 
+@pytest.mark.long
 def test_workers_take_each_other_for_dead_where_nobody_notices_a_pause(tmp_path: Path) -> None:
     found = storm_of(paused, tmp_path, "without_witnesses", within_s=LOST_WITHIN_S)
     assert not found.fulfils(extra=0), found

@@ -43,7 +43,7 @@ def all_killed(calls: Storm) -> None:
 def one_ends_in_the_gap(calls: Storm) -> None:
     """It kills itself at the next message; a supervisor starts another."""
     (calls.place.logs / "end-in-the-gap").touch()
-    eventually(lambda: not calls.place.workers[0].is_alive())
+    eventually(lambda: not calls.place.workers[0].is_alive(), within_s=60)
     storm.start_workers(calls.place, 1, *calls.modules)
 
 
@@ -85,6 +85,7 @@ def test_what_a_killed_worker_held_is_lost_without_a_reaper(tmp_path: Path) -> N
     assert storm_of(one_killed, tmp_path, "without_reaping", within_s=LOST_WITHIN_S).lost > 0
 
 
+@pytest.mark.long
 def test_nothing_is_lost_or_doubled_when_all_workers_are_killed(tmp_path: Path, record_property: Told) -> None:
     found = storm_of(all_killed, tmp_path)
     record_property("storm", found.line("kill -9 of all workers, new ones started"))
@@ -102,6 +103,7 @@ def test_nothing_is_lost_or_doubled_when_a_worker_ends_in_the_gap(tmp_path: Path
     assert found.fulfils(extra=LIMIT), found
 
 
+@pytest.mark.long
 def test_the_message_in_the_gap_is_lost_where_no_list_of_the_worker_has_it(tmp_path: Path) -> None:
     assert storm_of(one_ends_in_the_gap, tmp_path, "without_holding", workers=1, within_s=LOST_WITHIN_S).lost > 0
 
@@ -126,12 +128,14 @@ def has_written_again(calls: Storm) -> bool:
     return max(storm.written_outcomes(calls.place).values()) > 1
 
 
+@pytest.mark.long
 def test_nothing_is_lost_or_doubled_when_a_worker_freezes_and_thaws(tmp_path: Path, record_property: Told) -> None:
     found = storm_of(one_frozen, tmp_path, settled=has_started_anew, call_timeout_s=THAWED_WITHIN_S)
     record_property("storm", found.line("one of two workers frozen for 12 s"))
     assert found.fulfils(extra=HELD), found
 
 
+@pytest.mark.long
 def test_outcomes_are_written_twice_where_a_worker_that_thaws_is_not_fenced(tmp_path: Path) -> None:
     unfenced: dict[str, Any] = {"within_s": LOST_WITHIN_S, "call_timeout_s": THAWED_WITHIN_S}
     found = storm_of(one_frozen, tmp_path, "without_fences", settled=has_written_again, **unfenced)
@@ -169,6 +173,7 @@ def beside_a_foreign_application(folder: Path, *modules: str) -> tuple[Aftermath
         return found, int(str(place.redis.get(foreign_application.STARTS))) + place.redis.llen("foreign")
 
 
+@pytest.mark.long
 def test_another_application_with_long_tasks_keeps_them(tmp_path: Path, record_property: Told) -> None:
     found, starts = beside_a_foreign_application(tmp_path)
     record_property("storm", found.line("another Celery application with long tasks, kill -9 of a worker"))

@@ -72,7 +72,7 @@ def test_a_few_items_are_tried_and_the_rest_is_reckoned(here: JobPlace) -> None:
 
 
 def test_a_cancelled_job_is_retried_where_it_was_broken_off(here: JobPlace) -> None:
-    here.place.behave(Engine.VLLM, slow_s=1.0)
+    here.place.behave(Engine.VLLM, hang=True)
     job_id = cli(here, "submit", str(corpus(here, 200))).stdout.strip()
     eventually(lambda: here.place.in_flight(Engine.VLLM) > 20)
     cli(here, "cancel", job_id)
@@ -94,11 +94,11 @@ def test_a_job_that_only_fails_stops_and_goes_on_when_it_is_resumed(here: JobPla
     assert "Stopped after" in found.stderr
     assert "HTTP 422" in found.stderr
     cli(here, "resume", job_id)
-    here.await_state(here.spool.open(job_id), State.COMPLETED)
+    here.await_state(here.spool.open(job_id), State.COMPLETED, within_s=50.0)
 
 
 def test_ctrl_c_leaves_the_job_running(here: JobPlace) -> None:
-    here.place.behave(Engine.VLLM, slow_s=0.5)
+    here.place.behave(Engine.VLLM, asleep=True)
     job_id = cli(here, "submit", str(corpus(here, 200))).stdout.strip()
     command = [sys.executable, "-m", "aegis_workers.cli", "watch", job_id]
     with subprocess.Popen(
@@ -108,6 +108,7 @@ def test_ctrl_c_leaves_the_job_running(here: JobPlace) -> None:
         assert "in_progress" in child.stdout.readline()
         os.kill(child.pid, signal.SIGINT)
         _, said = child.communicate(timeout=20)
+    assert here.spool.open(job_id).journal.last().state is State.IN_PROGRESS
     assert child.returncode == 130
     assert "The job goes on" in said
     here.place.behave(Engine.VLLM)

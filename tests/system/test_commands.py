@@ -163,9 +163,12 @@ def test_ctrl_c_ends_the_call_at_the_engine(place: Installation) -> None:
     command = [sys.executable, "-m", "aegis_workers.cli", "chat", "Tell me about rivers."]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=environment.of(place.settings), stdout=pipe, stderr=pipe, cwd=place.logs) as running:
-        eventually(lambda: place.in_flight(Engine.OLLAMA) == 1)
-        running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=10)
+        try:
+            eventually(lambda: place.in_flight(Engine.OLLAMA) == 1)
+            running.send_signal(signal.SIGINT)
+            _, said = running.communicate(timeout=20)
+        finally:
+            running.kill()
     place.behave(Engine.OLLAMA)
     assert running.returncode == 1
     assert said == b"\nAborted!\n"
