@@ -164,6 +164,17 @@ class EngineUnreachable(EngineLost):
     down = True
 
 
+class EngineReleased(EngineLost):
+    """The call was closed because the engine is to give its memory back. That says nothing of the engine, nor of the call."""
+
+    crashed = False
+
+    @property
+    def blames_engine(self) -> bool:
+        """See `EngineError`."""
+        return False
+
+
 class EngineWithdrew(EngineLost):
     """The engine broke the call off in an orderly way: it was told to stop, to sleep, or to load something else."""
 

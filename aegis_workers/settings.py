@@ -1,104 +1,34 @@
 """Every setting, read once: the only reader of the environment and of `.env`."""
 
-import re
 from collections.abc import Mapping
-from contextlib import suppress
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from aegis_workers import profiles
 from aegis_workers.errors import ConfigurationError
+from aegis_workers.forms import (
+    BaseUrl,
+    BaseUrls,
+    Command,
+    Duration,
+    Folder,
+    MemorySource,
+    RedisUrl,
+    Stripped,
+    Word,
+    lowered,
+    without_keys,
+)
+from aegis_workers.profiles import Profile
 from aegis_workers.routing import Engine, Mode, Policy
 
 ENV_FILE = Path(".env")
 # Where a user's programs keep their data, by the XDG base directory specification.
 _DATA_DIR = Path("~/.local/share/aegis-workers")
-
-
-class Profile(StrEnum):
-    """What an installation is for; chooses the default mode."""
-
-    CHAT_ONLY = "chat_only"
-    PHARMA = "pharma"
-    LAW_FIRM = "law_firm"
-    ENGINEERING = "engineering"
-    ENTERPRISE_INGESTION = "enterprise_ingestion"
-
-
-PROFILE_MODES: Mapping[Profile, Mode] = {
-    Profile.CHAT_ONLY: Mode.OLLAMA,
-    Profile.PHARMA: Mode.OLLAMA,
-    Profile.LAW_FIRM: Mode.OLLAMA,
-    Profile.ENGINEERING: Mode.AUTO,
-    Profile.ENTERPRISE_INGESTION: Mode.VLLM,
-}
-
-
-def _lowered(value: Any) -> Any:
-    return value.strip().lower() if isinstance(value, str) else value
-
-
-def _stripped(value: Any) -> Any:
-    return value.strip() or None if isinstance(value, str) else value
-
-
-_URL_FORM = "write http://host:port, or several with commas between them"
-
-
-def _split(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    urls = tuple(part.strip() for part in value.split(",") if part.strip())
-    if not urls:
-        raise ValueError(_URL_FORM)
-    return urls
-
-
-def _is_url(value: str, schemes: set[str]) -> bool:
-    with suppress(ValueError):  # urlsplit finds a bad host at once, and a bad port when asked for it
-        parts = urlsplit(value)
-        return parts.scheme in schemes and (parts.port is None or parts.port > 0)
-    return False
-
-
-def _is_base_url(value: str) -> str:
-    if not _is_url(value, {"http", "https"}) or not urlsplit(value).hostname:
-        raise ValueError(_URL_FORM)
-    return value.rstrip("/")
-
-
-def _is_redis_url(value: str) -> str:
-    if not _is_url(value, {"redis", "rediss", "unix"}):
-        raise ValueError(
-            "write redis://host:port/db, rediss://… or unix://…, special characters of a password percent-encoded; "
-            "Redis Cluster is not supported"
-        )
-    return value
-
-
-def _is_duration(value: str) -> str:
-    if not re.fullmatch(r"-?\d+(\.\d+)?[smh]", value):
-        raise ValueError("write a number and a unit, such as 30m; the units are s, m and h")
-    return value
-
-
-def _absolute(value: Path) -> Path:
-    """The same folder for a child that runs elsewhere."""
-    return value.expanduser().absolute()
-
-
-BaseUrl = Annotated[str, AfterValidator(_is_base_url)]
-BaseUrls = Annotated[tuple[BaseUrl, ...], NoDecode, BeforeValidator(_split)]
-RedisUrl = Annotated[str, AfterValidator(_is_redis_url)]
-Duration = Annotated[str, AfterValidator(_is_duration)]
-Folder = Annotated[Path, AfterValidator(_absolute)]
-Word = BeforeValidator(_lowered)
-Stripped = BeforeValidator(_stripped)
 
 
 # Of a large limit a few slots are enough to keep a chat from waiting.
@@ -128,15 +58,27 @@ class Settings(BaseSettings):
     vllm_limit: int = Field(256, ge=1, alias="AEGIS_VLLM_LIMIT")
     vllm_interactive_slots: int | None = Field(None, ge=0, alias="AEGIS_VLLM_INTERACTIVE_SLOTS")
     vllm_memory_gb: float = Field(40.7, gt=0, alias="AEGIS_VLLM_MEMORY_GB")
+    vllm_driver: Annotated[Literal["external", "process", "docker"], Word] = Field("external", alias="AEGIS_VLLM_DRIVER")
+    vllm_command: Annotated[Command | None, Stripped] = Field(None, repr=False, alias="AEGIS_VLLM_COMMAND")
+    vllm_container: Annotated[str | None, Stripped] = Field(None, alias="AEGIS_VLLM_CONTAINER")
+    vllm_on_demand: bool = Field(False, alias="AEGIS_VLLM_ON_DEMAND")  # noqa: FBT003 - a default
+    vllm_idle_s: float = Field(600.0, ge=0, alias="AEGIS_VLLM_IDLE_S")
 
     ollama_url: BaseUrls = Field(("http://localhost:11434",), repr=False, alias="AEGIS_OLLAMA_URL")
     ollama_model: Annotated[str | None, Stripped] = Field(None, alias="AEGIS_OLLAMA_MODEL")
     ollama_limit: int = Field(4, ge=1, alias="AEGIS_OLLAMA_LIMIT")
     ollama_interactive_slots: int | None = Field(None, ge=0, alias="AEGIS_OLLAMA_INTERACTIVE_SLOTS")
     ollama_memory_gb: float = Field(24.0, gt=0, alias="AEGIS_OLLAMA_MEMORY_GB")
+    ollama_driver: Annotated[Literal["external", "ollama"], Word] = Field("external", alias="AEGIS_OLLAMA_DRIVER")
     ollama_num_ctx: int = Field(8192, ge=512, alias="AEGIS_OLLAMA_NUM_CTX")
     ollama_keep_alive: Duration = Field("30m", alias="AEGIS_OLLAMA_KEEP_ALIVE")
     memory_budget_gb: float | None = Field(None, gt=0, alias="AEGIS_MEMORY_BUDGET_GB")
+    memory_source: MemorySource = Field("auto", alias="AEGIS_MEMORY_SOURCE")
+    memory_gate_s: float = Field(120.0, ge=0, alias="AEGIS_MEMORY_GATE_S")
+    drain_s: float = Field(120.0, ge=0, alias="AEGIS_DRAIN_S")
+    drain_then: Annotated[Literal["close", "wait"], Word] = Field("close", alias="AEGIS_DRAIN_THEN")
+    start_timeout_s: float = Field(900.0, gt=0, alias="AEGIS_START_TIMEOUT_S")
+    min_dwell_s: float = Field(10.0, ge=0, alias="AEGIS_MIN_DWELL_S")
 
     call_timeout_s: float = Field(120.0, gt=0, alias="AEGIS_CALL_TIMEOUT_S")
     chat_deadline_s: float = Field(300.0, gt=0, alias="AEGIS_CHAT_DEADLINE_S")
@@ -169,10 +111,12 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _profile_chooses_mode(cls, values: Any) -> Any:
-        profile = _lowered(values.get("DEPLOYMENT_PROFILE"))
-        if "LLM_ENGINE_MODE" not in values and profile in set(Profile):
-            values["LLM_ENGINE_MODE"] = PROFILE_MODES[Profile(profile)]
+    def _profile_chooses_defaults(cls, values: Any) -> Any:
+        named = {str(field.alias): attribute for attribute, field in cls.model_fields.items()}
+        profile = lowered(values.get("DEPLOYMENT_PROFILE", values.get("deployment_profile")))
+        for alias, value in profiles.CHOSEN[Profile(profile)].items() if profile in set(Profile) else ():
+            if named[alias] not in values:
+                values.setdefault(alias, value)
         return values
 
     @model_validator(mode="after")
@@ -195,6 +139,14 @@ class Settings(BaseSettings):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _drivers_have_what_they_need(self) -> Self:
+        if self.vllm_driver == "process" and self.vllm_command is None:
+            raise ValueError("AEGIS_VLLM_DRIVER=process needs AEGIS_VLLM_COMMAND, such as vllm serve MODEL --port 8000")
+        if self.vllm_driver == "docker" and self.vllm_container is None:
+            raise ValueError("AEGIS_VLLM_DRIVER=docker needs AEGIS_VLLM_CONTAINER: the name of a container that was created")
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -214,6 +166,14 @@ class Settings(BaseSettings):
     def model(self, engine: Engine) -> str | None:
         """The model to ask of the engine; None where the engine is not configured."""
         return self.vllm_model if engine is Engine.VLLM else self.ollama_model
+
+    def driver(self, engine: Engine) -> str:
+        """Who starts the engine and has it give its memory back: `external`, `ollama`, `process` or `docker`."""
+        return self.vllm_driver if engine is Engine.VLLM else self.ollama_driver
+
+    def memory_gb(self, engine: Engine) -> float:
+        """What the engine takes, in GB of 10^9 bytes."""
+        return self.vllm_memory_gb if engine is Engine.VLLM else self.ollama_memory_gb
 
     def limit(self, engine: Engine) -> int:
         """Calls in flight that the engine may have."""
@@ -260,7 +220,7 @@ def _explain(problem: Mapping[str, Any]) -> str:
         return reason
     name, value = names[0], str(problem["input"])
     secret = name in _secret_names() or ("@" in value and "://" not in value)
-    shown = "" if secret else f"={without_password(value)}"
+    shown = "" if secret else f"={without_keys(value)}"
     return f"{name}{shown}: {reason}"
 
 
@@ -270,13 +230,3 @@ def _secret_names() -> set[str]:
 
 def _fields() -> Mapping[str, Any]:
     return {str(field.alias): field for field in Settings.model_fields.values()}
-
-
-# To the last "@", because a password may hold any character; redis-py takes one from the query too.
-_USER_PASSWORD = re.compile(r"(://[^:@/?#]*):.*@", re.DOTALL)
-_QUERY_PASSWORD = re.compile(r"([?&]password=)[^&#]*")
-
-
-def without_password(url: str) -> str:
-    """`url` with the password in it, if any, replaced by stars; other text comes back as it is."""
-    return _QUERY_PASSWORD.sub(r"\1***", _USER_PASSWORD.sub(r"\1:***@", url))

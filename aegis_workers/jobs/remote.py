@@ -20,6 +20,7 @@ from aegis_workers.errors import (
     SpoolUnavailable,
     UnknownJob,
 )
+from aegis_workers.forms import without_password
 from aegis_workers.jobs import manifest
 from aegis_workers.jobs.desk import FOLLOW_EVERY_S, LAST, MAX_LISTED, Page, Receipt, ResultLine
 from aegis_workers.jobs.sources import Source
@@ -27,7 +28,7 @@ from aegis_workers.jobs.submission import Terms
 from aegis_workers.jobs.upload import Upload
 from aegis_workers.jobs.view import View
 from aegis_workers.outcome import Status
-from aegis_workers.settings import Settings, without_password
+from aegis_workers.settings import Settings
 
 _BATCHES = "/v1/batches"
 _FILES = "/v1/files"

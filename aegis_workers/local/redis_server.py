@@ -16,9 +16,9 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from aegis_workers.errors import ConfigurationError
+from aegis_workers.forms import without_password
 from aegis_workers.local import process
 from aegis_workers.local.process import Process, ProcessFailed
-from aegis_workers.settings import without_password
 
 PROGRAMS = ("redis-server", "valkey-server")
 PING_TIMEOUT_S = 2.0

@@ -113,11 +113,15 @@ def _group(grace_s: float) -> Iterator[list[Process]]:
 
 
 def _simulate(engines: Collection[Engine], settings: Settings, logs: Path, group: list[Process]) -> Mapping[str, Any]:
-    """Starts a simulator for each of `engines`. Returns the settings that make workers use them."""
+    """Starts a simulator for each of `engines`. Returns the settings that have workers use them, and nobody start another."""
     group.extend(children.start_simulator(engine, settings, logs) for engine in engines)
     changes: dict[str, Any] = {}
     for engine, child in zip(engines, group, strict=True):
-        changes |= {f"{engine}_url": (children.address(child),), f"{engine}_model": SIMULATED_MODEL}
+        changes |= {
+            f"{engine}_url": (children.address(child),),
+            f"{engine}_model": SIMULATED_MODEL,
+            f"{engine}_driver": "external",
+        }
     return changes
 
 

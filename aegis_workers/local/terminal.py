@@ -9,9 +9,10 @@ from types import FrameType
 
 from rich.console import Console
 
+from aegis_workers.forms import without_password
 from aegis_workers.local.system import System
 from aegis_workers.routing import Engine
-from aegis_workers.settings import Settings, without_password
+from aegis_workers.settings import Settings
 
 
 def console(*, stderr: bool = False) -> Console:

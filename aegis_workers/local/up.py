@@ -57,4 +57,6 @@ def _invite(running: System, out: Console) -> None:
     if running.redis.process is not None:
         used = running.settings
         terminal.say(out, f"In other terminals: export AEGIS_REDIS_URL={used.redis_url} AEGIS_DATA_DIR={used.data_dir}")
+    if led := [engine.label for engine in Engine if running.settings.driver(engine) != "external"]:
+        terminal.say(out, f"Engines: {' and '.join(led)} outlive this; the next controller goes on with what it finds.")
     terminal.say(out, "Ready. Ctrl-C stops everything.")

@@ -15,7 +15,8 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from aegis_workers.errors import RedisFull, RedisUnavailable
-from aegis_workers.settings import Settings, without_password
+from aegis_workers.forms import without_password
+from aegis_workers.settings import Settings
 
 # A frozen Redis must not hold a call at the task boundary for longer than this.
 SOCKET_TIMEOUT_S = 5.0

@@ -10,7 +10,8 @@ import redis
 import redis.asyncio
 from redis.exceptions import ResponseError
 
-from aegis_workers.settings import Settings, without_password
+from aegis_workers.forms import without_password
+from aegis_workers.settings import Settings
 
 OLDEST = (6, 2)
 _KEEPS_ALL = "noeviction"

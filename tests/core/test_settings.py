@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from aegis_workers import origins
+from aegis_workers import forms, origins, profiles
 from aegis_workers import settings as settings_module
 from aegis_workers.errors import ConfigurationError
 from aegis_workers.origins import Origin
+from aegis_workers.profiles import Profile
 from aegis_workers.routing import Engine, Mode, Policy
-from aegis_workers.settings import Profile, Settings
+from aegis_workers.settings import Settings
 
 BY_CONTRACT = {"LLM_ENGINE_MODE", "DEPLOYMENT_PROFILE"}
 NAMES = {str(field.alias): attribute for attribute, field in Settings.model_fields.items()}
@@ -37,6 +38,21 @@ DEFAULTS: dict[str, Any] = {
     "AEGIS_CHAT_DEADLINE_S": 300.0,
     "AEGIS_EXTRACTION_DEADLINE_S": 3600.0,
     "AEGIS_SHUTDOWN_GRACE_S": 30.0,
+}
+
+DEFAULTS |= {
+    "AEGIS_VLLM_DRIVER": "external",
+    "AEGIS_OLLAMA_DRIVER": "external",
+    "AEGIS_VLLM_COMMAND": None,
+    "AEGIS_VLLM_CONTAINER": None,
+    "AEGIS_VLLM_ON_DEMAND": False,
+    "AEGIS_VLLM_IDLE_S": 600.0,
+    "AEGIS_DRAIN_S": 120.0,
+    "AEGIS_DRAIN_THEN": "close",
+    "AEGIS_MEMORY_GATE_S": 120.0,
+    "AEGIS_START_TIMEOUT_S": 900.0,
+    "AEGIS_MIN_DWELL_S": 10.0,
+    "AEGIS_MEMORY_SOURCE": "auto",
 }
 
 PROFILES = {
@@ -91,7 +107,32 @@ def test_a_profile_chooses_the_mode(profile: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_every_profile_has_a_mode() -> None:
-    assert set(PROFILES) == set(Profile) == set(settings_module.PROFILE_MODES)
+    assert set(PROFILES) == set(Profile) == set(profiles.CHOSEN)
+
+
+def test_a_profile_chooses_several_defaults_and_each_can_be_overridden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPLOYMENT_PROFILE", "engineering")
+    assert (load().llm_engine_mode, load().vllm_on_demand) == (Mode.AUTO, True)
+    assert shown()["AEGIS_VLLM_ON_DEMAND"] == ("True", Origin.PROFILE)
+    monkeypatch.setenv("AEGIS_VLLM_ON_DEMAND", "false")
+    assert (load().llm_engine_mode, load().vllm_on_demand) == (Mode.AUTO, False)
+    assert shown()["AEGIS_VLLM_ON_DEMAND"] == ("False", Origin.ENVIRONMENT)
+
+
+def test_a_profile_given_in_code_chooses_too_and_a_value_given_there_wins() -> None:
+    assert Settings(_env_file=None, deployment_profile="chat_only").llm_engine_mode is Mode.OLLAMA
+    assert Settings(_env_file=None, deployment_profile="chat_only", llm_engine_mode="vllm").llm_engine_mode is Mode.VLLM
+
+
+def test_a_reason_names_what_chose_a_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert origins.chosen_by(load(), "LLM_ENGINE_MODE") == "default"
+    monkeypatch.setenv("DEPLOYMENT_PROFILE", "chat_only")
+    assert origins.chosen_by(load(), "LLM_ENGINE_MODE") == "PROFILE=chat_only"
+    assert origins.chosen_by(load(), "AEGIS_VLLM_ON_DEMAND") == "default"
+    (tmp_path / ".env").write_text("LLM_ENGINE_MODE=vllm\n")
+    assert origins.chosen_by(load(), "LLM_ENGINE_MODE") == "LLM_ENGINE_MODE"
+    monkeypatch.setenv("AEGIS_VLLM_ON_DEMAND", "true")
+    assert origins.chosen_by(load(), "AEGIS_VLLM_ON_DEMAND") == "AEGIS_VLLM_ON_DEMAND"
 
 
 @pytest.mark.parametrize("where", ["environment", "file"])
@@ -172,6 +213,15 @@ def test_several_replicas_are_a_list_with_commas(monkeypatch: pytest.MonkeyPatch
         ("AEGIS_CALL_TIMEOUT_S", "inf", "finite number"),
         ("AEGIS_VLLM_MEMORY_GB", "nan", "finite number"),
         ("AEGIS_OLLAMA_KEEP_ALIVE", "5 minutes", "number and a unit, such as 30m"),
+        ("AEGIS_VLLM_DRIVER", "ollama", "'external', 'process' or 'docker'"),
+        ("AEGIS_OLLAMA_DRIVER", "process", "'external' or 'ollama'"),
+        ("AEGIS_VLLM_COMMAND", "vllm serve 'model", "write a command as in a shell"),
+        ("AEGIS_VLLM_ON_DEMAND", "perhaps", "boolean"),
+        ("AEGIS_DRAIN_THEN", "kill", "'close' or 'wait'"),
+        ("AEGIS_DRAIN_S", "-1", "greater than or equal to 0"),
+        ("AEGIS_START_TIMEOUT_S", "0", "greater than 0"),
+        ("AEGIS_MEMORY_SOURCE", "gpu", "auto, nvml, meminfo, or the path of a JSON file"),
+        ("AEGIS_MEMORY_SOURCE", "/", "auto, nvml, meminfo, or the path of a JSON file"),
         ("AEGIS_VLLM_URL", "localhost:8000", "http://host:port"),
         ("AEGIS_VLLM_URL", "http://[::1", "http://host:port"),
         ("AEGIS_OLLAMA_URL", ",", "http://host:port"),
@@ -197,6 +247,25 @@ def test_a_health_folder_is_the_same_for_a_child_that_runs_elsewhere(tmp_path: P
     assert shown()["AEGIS_HEALTH_DIR"] == ("/home/ada/health", Origin.ENVIRONMENT)
 
 
+def test_a_memory_source_is_a_word_or_a_file_that_a_child_elsewhere_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AEGIS_MEMORY_SOURCE", " Meminfo ")
+    assert load().memory_source == "meminfo"
+    monkeypatch.setenv("AEGIS_MEMORY_SOURCE", "./pool.json")
+    assert load().memory_source == str(tmp_path / "pool.json")
+
+
+@pytest.mark.parametrize(
+    ("driver", "missing"), [("process", "AEGIS_VLLM_COMMAND, such as vllm serve"), ("docker", "AEGIS_VLLM_CONTAINER: the name")]
+)
+def test_a_driver_without_what_it_needs_is_refused(driver: str, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AEGIS_VLLM_DRIVER", driver)
+    assert refusal().startswith(f"AEGIS_VLLM_DRIVER={driver} needs {missing}")
+    monkeypatch.setenv(missing.partition(",")[0].partition(":")[0], "something")
+    assert load().driver(Engine.VLLM) == driver
+
+
 def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AEGIS_VLLM_LIMIT", "0")
     monkeypatch.setenv("AEGIS_FALLBACK", "retry")
@@ -217,6 +286,8 @@ SECRET = "hunter2"  # noqa: S105 - planted
     [
         ("AEGIS_VLLM_API_KEY", SECRET),
         ("AEGIS_FLOWER_AUTH", f"admin:{SECRET}"),
+        ("AEGIS_VLLM_COMMAND", f"vllm serve m --api-key {SECRET} --port 1"),
+        ("AEGIS_VLLM_COMMAND", f"vllm serve m --api-key='{SECRET} more'"),
         ("AEGIS_REDIS_URL", f"redis://:{SECRET}@host:6379/0"),
         ("AEGIS_REDIS_URL", f"rediss://user:{SECRET}@host"),
         ("AEGIS_REDIS_URL", f"redis://host/0?password={SECRET}"),
@@ -256,7 +327,7 @@ def test_a_bad_value_that_holds_a_password_is_refused_without_it(name: str, valu
 )
 def test_a_password_never_stays_in_an_address(user: str, password: str) -> None:
     marked = f"§{password}§"
-    masked = settings_module.without_password(f"redis://{user}:{marked}@host:6379/0")
+    masked = forms.without_password(f"redis://{user}:{marked}@host:6379/0")
     assert marked not in masked
     assert masked.startswith(f"redis://{user}:***")
     assert masked.endswith("@host:6379/0")
@@ -264,7 +335,7 @@ def test_a_password_never_stays_in_an_address(user: str, password: str) -> None:
 
 @pytest.mark.parametrize("text", ["redis://localhost:6379/0", "http://[::1]:8000/v1", "unix:///run/redis.sock", "llama3:8b", ""])
 def test_an_address_without_a_password_is_shown_as_it_is(text: str) -> None:
-    assert settings_module.without_password(text) == text
+    assert forms.without_password(text) == text
 
 
 @pytest.mark.parametrize(("budget_gb", "fits"), [(None, False), (64.6, False), (64.7, True), (128.0, True)])

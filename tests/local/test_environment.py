@@ -30,10 +30,21 @@ def test_children_have_the_settings_in_force(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_was_changed_here_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = in_environment(monkeypatch, {"AEGIS_OLLAMA_MODEL": "m", "LLM_ENGINE_MODE": "vllm"})
-    changed = settings.model_copy(update={"ollama_model": None, "llm_engine_mode": Mode.AUTO})
+    changed = settings.model_copy(update={"ollama_model": None, "llm_engine_mode": Mode.OLLAMA})
     given = environment.of(changed)
     assert "AEGIS_OLLAMA_MODEL" not in given
-    assert given["LLM_ENGINE_MODE"] == "auto"
+    assert given["LLM_ENGINE_MODE"] == "ollama"
+
+
+def test_what_the_profile_chose_is_not_said_as_if_somebody_had_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = environment.of(in_environment(monkeypatch, {"DEPLOYMENT_PROFILE": "engineering"}))
+    assert given["DEPLOYMENT_PROFILE"] == "engineering"
+    assert not {"LLM_ENGINE_MODE", "AEGIS_VLLM_ON_DEMAND", "AEGIS_FALLBACK"} & set(given)
+
+
+def test_a_default_that_overrides_the_profile_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = in_environment(monkeypatch, {"DEPLOYMENT_PROFILE": "chat_only", "LLM_ENGINE_MODE": "auto"})
+    assert environment.of(settings)["LLM_ENGINE_MODE"] == "auto"
 
 
 def test_a_setting_in_small_letters_does_not_travel_beside_its_value(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import redis_servers
 
 from aegis_workers.local import children, process, redis_server, system
 from aegis_workers.local.process import Process
+from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
 from aegis_workers.state import keys, workers
 
@@ -222,3 +223,13 @@ def found(text: str, pattern: str) -> str:
     match = re.search(pattern, text)
     assert match, text
     return match.group(1)
+
+
+def test_where_simulators_stand_in_nobody_starts_the_engine_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "start_simulator", lambda *_: None)
+    monkeypatch.setattr(children, "address", lambda _: "http://127.0.0.1:1")
+    settings = Settings(_env_file=None, vllm_driver="process", vllm_command="vllm serve m", ollama_driver="ollama")
+    changed = settings.model_copy(update=system._simulate(tuple(Engine), settings, tmp_path, []))
+    assert {changed.driver(engine) for engine in Engine} == {"external"}

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,22 @@ import pytest
 import readme
 
 import aegis_workers
-from aegis_workers import errors, routing, tasks
+from aegis_workers import errors, profiles, routing, tasks
 from aegis_workers.celery import QUEUES, configuration
 from aegis_workers.cli import main
 from aegis_workers.dispatch.attempts import MAX_ATTEMPTS, MAX_REASKS
 from aegis_workers.dispatch.inputs import MAX_BATCH_ITEMS, MAX_DEADLINE_S, ExtractionOptions
-from aegis_workers.errors import AegisError, CallRevoked, EngineError, ErrorClass, PutBack
+from aegis_workers.errors import AegisError, CallRevoked, DriverFailed, EngineError, ErrorClass, PutBack
 from aegis_workers.outcome import Status
 from aegis_workers.routing import Engine, EngineView, Mode, Policy, Refuse, Run, TaskType, Wait
-from aegis_workers.settings import PROFILE_MODES, Settings
+from aegis_workers.settings import Settings
 from aegis_workers.state import liveness
 from aegis_workers.state import mode as modes
 from aegis_workers.worker.door import Door
 
 COLUMNS = {TaskType.EXTRACTION: 1, TaskType.CHAT: 2, TaskType.GENERATION: 2}
+# What profiles choose, in the order of the table's columns.
+CHOICES = ("LLM_ENGINE_MODE", "AEGIS_VLLM_ON_DEMAND")
 # An engine is not configured, configured and down, or up.
 CONDITIONS = (EngineView(configured=False), EngineView(configured=True), EngineView(configured=True, up=True))
 
@@ -61,6 +63,8 @@ def shown_default(value: Any) -> str:
             return "not set"
         case tuple():
             return f"`{','.join(value)}`"
+        case bool():
+            return f"`{str(value).lower()}`"
         case float():
             return f"`{value:g}`"
         case _:
@@ -73,8 +77,14 @@ def test_the_table_of_settings_has_every_setting_with_its_default_and_in_its_ord
 
 
 def test_the_table_of_profiles_is_the_one_in_force() -> None:
-    said = {readme.words(profile)[0]: readme.words(mode)[0] for profile, mode, _ in readme.table("profile", "mode", "meant for")}
-    assert said == {profile.value: mode.value for profile, mode in PROFILE_MODES.items()}
+    rows = readme.table("profile", "mode", "vLLM on demand", "meant for")
+    said = {readme.words(profile)[0]: (readme.words(mode), readme.words(on_demand)) for profile, mode, on_demand, _ in rows}
+    assert said == {profile.value: tuple(_said(chosen, name) for name in CHOICES) for profile, chosen in profiles.CHOSEN.items()}
+    assert {name for chosen in profiles.CHOSEN.values() for name in chosen} == set(CHOICES)
+
+
+def _said(chosen: Mapping[str, Any], name: str) -> list[str]:
+    return [str(chosen[name]).lower()] if name in chosen else []
 
 
 def test_the_example_of_a_file_of_settings_names_settings_and_can_be_read(tmp_path: Path) -> None:
@@ -110,7 +120,7 @@ def test_every_status_and_every_error_class_is_in_its_table() -> None:
 def test_every_exception_that_a_caller_can_meet_is_in_its_table() -> None:
     said = [readme.words(cell)[0] for cell, _, _ in readme.table("exception", "from", "what to do")]
     defined = {kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, AegisError)}
-    inside = {kind for kind in defined if issubclass(kind, EngineError | PutBack)} | {AegisError, CallRevoked}
+    inside = {kind for kind in defined if issubclass(kind, EngineError | PutBack)} | {AegisError, CallRevoked, DriverFailed}
     assert sorted(said) == sorted(kind.__name__ for kind in defined - inside)
 
 

@@ -1,0 +1,113 @@
+"""What the value of a setting may look like, and how it is shown: types for `settings`, each with its sentence of refusal."""
+
+import re
+import shlex
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator
+from pydantic_settings import NoDecode
+
+# Where memory is measured, beside a file: `auto` takes the first of the other two that works.
+MEMORY_SOURCES = ("auto", "nvml", "meminfo")
+
+
+def lowered(value: Any) -> Any:
+    """Text without blanks around it, in small letters; anything else as it is."""
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _stripped(value: Any) -> Any:
+    return value.strip() or None if isinstance(value, str) else value
+
+
+_URL_FORM = "write http://host:port, or several with commas between them"
+
+
+def _split(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    urls = tuple(part.strip() for part in value.split(",") if part.strip())
+    if not urls:
+        raise ValueError(_URL_FORM)
+    return urls
+
+
+def _is_url(value: str, schemes: set[str]) -> bool:
+    with suppress(ValueError):  # urlsplit finds a bad host at once, and a bad port when asked for it
+        parts = urlsplit(value)
+        return parts.scheme in schemes and (parts.port is None or parts.port > 0)
+    return False
+
+
+def _is_base_url(value: str) -> str:
+    if not _is_url(value, {"http", "https"}) or not urlsplit(value).hostname:
+        raise ValueError(_URL_FORM)
+    return value.rstrip("/")
+
+
+def _is_redis_url(value: str) -> str:
+    if not _is_url(value, {"redis", "rediss", "unix"}):
+        raise ValueError(
+            "write redis://host:port/db, rediss://… or unix://…, special characters of a password percent-encoded; "
+            "Redis Cluster is not supported"
+        )
+    return value
+
+
+def _is_duration(value: str) -> str:
+    if not re.fullmatch(r"-?\d+(\.\d+)?[smh]", value):
+        raise ValueError("write a number and a unit, such as 30m; the units are s, m and h")
+    return value
+
+
+def _absolute(value: Path) -> Path:
+    """The same folder for a child that runs elsewhere."""
+    return value.expanduser().absolute()
+
+
+def _is_command(value: str) -> str:
+    try:
+        shlex.split(value)
+    except ValueError as error:
+        raise ValueError(f"write a command as in a shell, such as vllm serve MODEL --port 8000 ({error})") from None
+    return value
+
+
+def _is_memory_source(value: str) -> str:
+    if value.strip().lower() in MEMORY_SOURCES:
+        return value.strip().lower()
+    path = Path(value.strip()).expanduser()
+    if "/" not in value or path.is_dir():
+        raise ValueError("write auto, nvml, meminfo, or the path of a JSON file that holds total_gb and free_gb")
+    return str(path.absolute())
+
+
+BaseUrl = Annotated[str, AfterValidator(_is_base_url)]
+BaseUrls = Annotated[tuple[BaseUrl, ...], NoDecode, BeforeValidator(_split)]
+RedisUrl = Annotated[str, AfterValidator(_is_redis_url)]
+Duration = Annotated[str, AfterValidator(_is_duration)]
+Folder = Annotated[Path, AfterValidator(_absolute)]
+Word = BeforeValidator(lowered)
+Stripped = BeforeValidator(_stripped)
+Command = Annotated[str, AfterValidator(_is_command)]
+MemorySource = Annotated[str, AfterValidator(_is_memory_source)]
+
+
+# To the last "@", because a password may hold any character; redis-py takes one from the query too.
+_USER_PASSWORD = re.compile(r"(://[^:@/?#]*):.*@", re.DOTALL)
+_QUERY_PASSWORD = re.compile(r"([?&]password=)[^&#]*")
+# What a command says to vLLM, or to one like it.
+_KEY_OPTION = re.compile(r"(--api-key)([= ]+)(\"[^\"]*\"|'[^']*'|\S+)")
+
+
+def without_password(url: str) -> str:
+    """`url` with the password in it, if any, replaced by stars; other text comes back as it is."""
+    return _QUERY_PASSWORD.sub(r"\1***", _USER_PASSWORD.sub(r"\1:***@", url))
+
+
+def without_keys(command: str) -> str:
+    """`command` with what follows `--api-key` replaced by stars, and a password in an address; other text comes back as it is."""
+    return _KEY_OPTION.sub(r"\1\2***", without_password(command))
