@@ -1,5 +1,7 @@
 """`simulate vllm` and `simulate ollama`."""
 
+import sys
+from pathlib import Path
 from typing import Any, Literal
 
 import click
@@ -35,6 +37,34 @@ _SHARED = [
         show_default=True,
         help="Size of the context.",
     ),
+    click.option(
+        "--memory-pool",
+        metavar="FILE",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Draw on the memory in this file, shared with other simulators. AEGIS_MEMORY_SOURCE may name it.",
+    ),
+    click.option(
+        "--memory-gb", metavar="GB", type=click.FloatRange(min=0, min_open=True), help="What the engine, or a model, takes."
+    ),
+    click.option(
+        "--memory-total-gb",
+        metavar="GB",
+        type=click.FloatRange(min=0, min_open=True),
+        help="How much there is; the file keeps it.",
+    ),
+    click.option(
+        "--memory-return-s",
+        metavar="SECONDS",
+        type=click.FloatRange(min=0),
+        default=0.0,
+        help="How long memory takes to be free again, also after a kill.",
+    ),
+    click.option(
+        "--tally",
+        metavar="FILE",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Add a line for each answer to this file: a digest of the text.",
+    ),
     click.option("--seed", metavar="SEED", type=int, default=0, show_default=True, help="What random draws begin from."),
 ]
 
@@ -63,6 +93,14 @@ def simulate() -> None:
 )
 @click.option("--api-key", metavar="KEY", help="The bearer token that calls must bring.")
 @click.option("--dev-mode", is_flag=True, help="Serve /sleep, /pause and their like.")
+@click.option("--sleep-frees-memory", is_flag=True, help="Give the memory back at /sleep, as on a GPU.")
+@click.option("--crash-at-start", type=click.Choice(["once", "always"]), help="End with an error instead of listening.")
+@click.option(
+    "--crash-marker",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file that says that the one crash was.  [default: beside the pool]",
+)
 def vllm(**options: Any) -> None:
     """A double of a vLLM server."""
     _run("vllm", options)
@@ -95,6 +133,15 @@ def _run(engine: Literal["vllm", "ollama"], options: dict[str, Any]) -> None:
     if options["call_seconds"] is not None and options["tokens_per_s"] is not None:
         raise click.UsageError("give --call-seconds or --tokens-per-s, not both: each alone decides how long a call takes")
     try:
-        server.run(server.Options(engine=engine, **options))
+        chosen = server.Options(engine=engine, **options)
+    except ValueError as error:
+        raise click.UsageError(str(error).replace("_", "-")) from None
+    try:
+        server.run(chosen)
+    except server.StartFailed as failure:  # in the engine's own words, and nothing else
+        click.echo(failure, err=True)
+        sys.exit(1)
+    except server.PoolUnusable as error:
+        raise click.ClickException(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"cannot listen on {options['host']}:{options['port']}: {error.strerror or error}") from None

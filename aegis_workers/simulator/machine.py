@@ -7,9 +7,11 @@ from aiohttp import web
 
 from aegis_workers.simulator.behaviour import Behaviour, Faults
 from aegis_workers.simulator.clock import Clock, Gate, Timeline
+from aegis_workers.simulator.memory import Memory
 from aegis_workers.simulator.options import Options
 from aegis_workers.simulator.pace import Pace
 from aegis_workers.simulator.stats import Requests, Stats
+from aegis_workers.simulator.tally import Tally
 
 
 class Machine:
@@ -23,6 +25,8 @@ class Machine:
         self.faults = Faults(options.seed)
         self.pace = Pace(self.timeline, options)
         self.awake = Gate(self.timeline)
+        self.memory = Memory(options)
+        self.tally = Tally(options.tally)
         self.die = die
 
     def behave(self, behaviour: Behaviour) -> None:

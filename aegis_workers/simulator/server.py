@@ -13,12 +13,16 @@ from aiohttp import web
 from aegis_workers.simulator import control
 from aegis_workers.simulator.clock import Clock
 from aegis_workers.simulator.machine import Machine
+from aegis_workers.simulator.memory import SETTLE_EVERY_S
 from aegis_workers.simulator.ollama import routes as ollama
 from aegis_workers.simulator.options import Options
+from aegis_workers.simulator.pool import PoolUnusable
 from aegis_workers.simulator.stats import Stats
 from aegis_workers.simulator.vllm import routes as vllm
+from aegis_workers.simulator.vllm import start as vllm_start
+from aegis_workers.simulator.vllm.start import StartFailed
 
-__all__ = ["Options", "Running", "run", "start"]
+__all__ = ["Options", "PoolUnusable", "Running", "StartFailed", "run", "start"]
 
 # Longer than any prompt of a test; the engines themselves set no limit.
 _MAX_BODY_BYTES = 64 * 2**20
@@ -45,6 +49,7 @@ class Running:
             shutdown_timeout=_ENDING_S,
         )
         self._listening: asyncio.Task[None] | None = None
+        self._settling: asyncio.Task[None] | None = None
         self._server: asyncio.Server | None = None
 
     @property
@@ -63,28 +68,43 @@ class Running:
         return f"http://{self._options.host}:{self.port}"
 
     async def ready(self) -> None:
-        """Return once the simulator listens."""
+        """Return once the simulator listens. Raises `StartFailed` where it never will."""
         if self._listening is not None:
             await asyncio.shield(self._listening)
 
     async def stop(self) -> None:
         """End as the engine does at SIGTERM: vLLM answers its calls in flight with `abort`, Ollama closes their connections."""
-        if self._listening is not None:
-            self._listening.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._listening
+        for task in filter(None, (self._listening, self._settling)):
+            task.cancel()
+            with suppress(asyncio.CancelledError, StartFailed, PoolUnusable):
+                await task
         if self._options.engine == "ollama":
             self._crash()
         else:
             self._close_listener()
             self._machine.timeline.end()
         await self._runner.cleanup()
+        with suppress(PoolUnusable):  # a test's folder may be gone
+            self._machine.memory.give_all_back()
 
     async def _start(self) -> None:
+        self._take_memory()
         await self._runner.setup()
+        self._settling = asyncio.create_task(self._settle()) if self._machine.memory.pool is not None else None
         self._listening = asyncio.create_task(self._listen())
         if not self._delay_s:
             await self._listening
+
+    def _take_memory(self) -> None:
+        self._machine.memory.open()
+        if self._options.engine == "vllm":
+            vllm_start.take_memory(self._machine.memory)
+
+    async def _settle(self) -> None:
+        """Keep the pool's figures true while this simulator runs: memory comes back also of one that nobody asks any more."""
+        while True:
+            await asyncio.sleep(SETTLE_EVERY_S)
+            self._machine.memory.settle()
 
     @property
     def _delay_s(self) -> float:
@@ -92,6 +112,8 @@ class Running:
 
     async def _listen(self) -> None:
         await self._machine.timeline.sleep(self._delay_s)
+        if self._options.engine == "vllm":
+            vllm_start.survive(self._options)
         protocol = self._runner.server
         if protocol is not None:
             loop = asyncio.get_running_loop()
@@ -115,15 +137,22 @@ async def start(options: Options, *, clock: Clock | None = None, die: Callable[[
     """A simulator in the running event loop, listening (vLLM with `start_seconds`: reserved, and listening after that time).
 
     `clock` replaces the event loop's time; `die` replaces what the fault of that name does: by default all sockets close hard.
-    Raises `OSError` where the address is taken.
+    Raises `OSError` where the address is taken, `StartFailed` where too little memory is free for vLLM, `PoolUnusable`.
     """
     running = Running(options, _reserve(options), clock or asyncio.get_running_loop(), die)
-    await running._start()  # noqa: SLF001 - the second half of the construction, which must be awaited
+    try:
+        await running._start()  # noqa: SLF001 - the second half of the construction, which must be awaited
+    except BaseException:
+        await running.stop()
+        raise
     return running
 
 
 def run(options: Options) -> None:
-    """Serve until SIGTERM or SIGINT. Prints one line with the address; raises `OSError` where the address is taken."""
+    """Serve until SIGTERM or SIGINT. Prints one line with the address.
+
+    Raises `OSError` where the address is taken, `StartFailed` where the engine ends while it starts, `PoolUnusable`.
+    """
     asyncio.run(_serve(options))
 
 
@@ -135,8 +164,15 @@ async def _serve(options: Options) -> None:
     running = await start(options, die=lambda: os._exit(_KILLED))
     sys.stdout.write(f"{_introduction(running, options)}\n")
     sys.stdout.flush()
-    await stopped.wait()
-    await running.stop()
+    starting, told = asyncio.ensure_future(running.ready()), asyncio.ensure_future(stopped.wait())
+    try:
+        await asyncio.wait({starting, told}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            await told
+    finally:
+        told.cancel()
+        await running.stop()
 
 
 def _introduction(running: Running, options: Options) -> str:

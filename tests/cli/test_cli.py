@@ -311,6 +311,7 @@ def test_health_as_json_has_what_the_table_has(run: Run, tmp_path: Path) -> None
         (("--port", "0", "--slots", "0"), "0 is not in the range x>=1"),
         (("--port", "0", "--tokens-per-s", "fast"), "'fast' is not a valid float"),
         (("--port", "0", "--call-seconds", "1", "--tokens-per-s", "5"), "give --call-seconds or --tokens-per-s, not both"),
+        (("--port", "0", "--memory-gb", "40"), "give memory-pool and memory-gb together"),
     ],
 )
 @pytest.mark.parametrize("engine", ["vllm", "ollama"])

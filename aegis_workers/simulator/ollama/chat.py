@@ -13,6 +13,7 @@ from aegis_workers.simulator.machine import Machine
 from aegis_workers.simulator.ollama.requests import Prompt, Refused, Request, canonical, check, fit, parse, understand
 from aegis_workers.simulator.ollama.runners import Runners, wanted
 from aegis_workers.simulator.ollama.wire import Reply, Route, Times, dumps
+from aegis_workers.simulator.pool import TooLittleFree
 from aegis_workers.simulator.slots import QueueFull
 from aegis_workers.simulator.stats import counted
 
@@ -20,6 +21,7 @@ _JSON = {"Content-Type": "application/json; charset=utf-8"}
 _LINES = {"Content-Type": "application/x-ndjson"}
 
 _BUSY = "server busy, please try again.  maximum pending requests exceeded"
+_NO_ROOM = "model requires more system memory ({lack.asked_gb:.1f} GiB) than is available ({lack.free_gb:.1f} GiB)"
 _RUNNER_DIED = (
     "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
     "check ollama server logs for details"
@@ -61,6 +63,8 @@ class Completions:
             return await answering
         except QueueFull:
             return error(_BUSY, HTTPStatus.SERVICE_UNAVAILABLE)
+        except TooLittleFree as lack:
+            return error(_NO_ROOM.format(lack=lack), HTTPStatus.INTERNAL_SERVER_ERROR)
         except Refused as refused:
             return error(str(refused), refused.status)
 
@@ -111,9 +115,11 @@ class _Call:
         async with runners.use(need, keep_alive_s) as runner:
             self._times.loaded_s = machine.timeline.now()
             prompt = self._read(need.num_ctx)
-            planned = compose(understand(asked, prompt, need.num_ctx), self._fault)
+            ask = understand(asked, prompt, need.num_ctx)
             async with runner.slots.hold():
-                return await self._generate(planned, prompt.tokens)
+                response = await self._generate(compose(ask, self._fault), prompt.tokens)
+            machine.tally.count(ask.text)
+            return response
 
     def _read(self, num_ctx: int) -> Prompt:
         prompt = fit(self._asked, num_ctx)

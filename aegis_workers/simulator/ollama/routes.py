@@ -19,7 +19,7 @@ _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 
 def routes(machine: Machine) -> list[web.RouteDef]:
     """Every route, for one engine."""
-    runners = Runners(machine.timeline, machine.stats, machine.options)
+    runners = Runners(machine.timeline, machine.memory, machine.stats, machine.options)
     completions = Completions(machine, runners)
     status = Status(machine, runners)
     return [

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aegis_workers.simulator.clock import Timeline, Timer
+from aegis_workers.simulator.memory import Memory
 from aegis_workers.simulator.options import Options
 from aegis_workers.simulator.slots import QueueFull, Slots
 from aegis_workers.simulator.stats import Stats
@@ -51,8 +52,9 @@ class Runner:
 class Runners:
     """The models in memory."""
 
-    def __init__(self, timeline: Timeline, stats: Stats, options: Options) -> None:
+    def __init__(self, timeline: Timeline, memory: Memory, stats: Stats, options: Options) -> None:
         self._timeline = timeline
+        self._memory = memory
         self._stats = stats
         self._options = options
         self._loaded: dict[str, Runner] = {}
@@ -61,7 +63,10 @@ class Runners:
 
     @asynccontextmanager
     async def use(self, need: Wanted, keep_alive_s: float | None) -> AsyncIterator[Runner]:
-        """A runner for `need`, loaded first where it is not. Raises `QueueFull` where too many wait for a load."""
+        """A runner for `need`, loaded first where it is not.
+
+        Raises `QueueFull` where too many wait for a load, `TooLittleFree` where the pool has no room for it.
+        """
         runner = await self._obtain(need)
         if keep_alive_s is not None:
             runner.keep_alive_s = keep_alive_s
@@ -115,8 +120,13 @@ class Runners:
 
     async def _load(self, need: Wanted) -> Runner:
         await self._make_room(need)
+        self._memory.take(need.model)
         self._stats.loads += 1
-        await self._timeline.sleep(self._options.start_seconds)
+        try:
+            await self._timeline.sleep(self._options.start_seconds)
+        except BaseException:  # the only one who waited for it left
+            self._memory.give_back(need.model)
+            raise
         keep_alive_s = math.inf if self._options.keep_alive_s < 0 else self._options.keep_alive_s
         slots = Slots(self._timeline, self._stats, size=self._options.slots)
         self._loaded[need.model] = Runner(
@@ -155,3 +165,4 @@ class Runners:
             runner.timer.cancel()
         if self._loaded.get(runner.wanted.model) is runner:
             del self._loaded[runner.wanted.model]
+            self._memory.give_back(runner.wanted.model)

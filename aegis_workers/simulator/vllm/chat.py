@@ -97,6 +97,7 @@ class _Call:
             async with self._slots.hold():
                 await self._machine.prefill(self._fault, self._prompt_tokens)
                 answer = await self._generate(planned)
+            self._machine.tally.count(ask.text)
         except QueueFull:
             self._metrics.count_rejection()
             raise Refused(_BUSY, status=503, kind="Service Unavailable") from None

@@ -9,7 +9,8 @@ from aiohttp.typedefs import Handler, Middleware
 from pydantic import BaseModel, Field, ValidationError
 
 from aegis_workers.simulator.machine import Machine
-from aegis_workers.simulator.vllm import wire
+from aegis_workers.simulator.pool import TooLittleFree
+from aegis_workers.simulator.vllm import start, wire
 from aegis_workers.simulator.vllm.chat import Chat
 from aegis_workers.simulator.vllm.metrics import CONTENT_TYPE, Metrics
 from aegis_workers.simulator.vllm.refusal import Refused, unreadable
@@ -115,10 +116,12 @@ class Status:
 
     async def sleep(self, request: web.Request) -> web.StreamResponse:
         rest = await self._rest(request)
+        if rest.level and self._machine.options.sleep_frees_memory:
+            self._machine.memory.give_back(start.WEIGHTS)
         return _json({"status": "sleeping", "level": rest.level})
 
     async def wake_up(self, _: web.Request) -> web.StreamResponse:
-        self._machine.awake.open()
+        self._wake()
         return _json({"status": "awake", "tags": None})
 
     async def pause(self, request: web.Request) -> web.StreamResponse:
@@ -126,11 +129,19 @@ class Status:
         return _json({"status": "paused"})
 
     async def resume(self, _: web.Request) -> web.StreamResponse:
-        self._machine.awake.open()
+        self._wake()
         return _json({"status": "resumed"})
 
     async def is_paused(self, _: web.Request) -> web.StreamResponse:
         return _json({"is_paused": self._machine.awake.closed})
+
+    def _wake(self) -> None:
+        """Open the gate. Raises `Refused` where the memory that a sleep gave back is not free: the engine sleeps on."""
+        try:
+            self._machine.memory.take(start.WEIGHTS)
+        except TooLittleFree:
+            raise Refused("CUDA Error: out of memory", status=500, kind="InternalServerError") from None
+        self._machine.awake.open()
 
     async def _rest(self, request: web.Request) -> Rest:
         """Close the gate, and end the calls in flight as the query asks."""
