@@ -18,16 +18,16 @@ from redis.exceptions import RedisError
 from aegis_workers.dispatch import running
 from aegis_workers.dispatch.delivery import CallId
 from aegis_workers.dispatch.fleet import Fleet, not_up
+from aegis_workers.dispatch.flights import Flights
 from aegis_workers.dispatch.lines import Admitted, Line, Place, Waiter
 from aegis_workers.dispatch.returns import Returns
 from aegis_workers.dispatch.turn import Ledger, Turn
-from aegis_workers.engines.base import EngineClient
 from aegis_workers.errors import ConfigurationError, WaitedTooLong, WorkerStopping
 from aegis_workers.routing import Decision, Engine, Lane, Refuse, Run, TaskType, Wait, lane
 from aegis_workers.state.cached import Cached
 from aegis_workers.state.engine_status import Statuses
 from aegis_workers.state.mode import ModeReading
-from aegis_workers.state.slots import REFRESH_S, Ended, Exchange, Give, Outcome, Refusal
+from aegis_workers.state.slots import REFRESH_S, Exchange, Give, Outcome, Refusal
 
 # Calls that wait for an engine look again this often even if nothing told them to.
 _LOOK_AGAIN_S = 1.0
@@ -65,7 +65,7 @@ class Admission:
         self._longest_wait_s = longest_wait_s
         self._is_alive = is_alive
         self._lines: dict[Place, Line] = {(lane, only): Line() for lane in Lane for only in (None, *Engine)}
-        self._held: dict[tuple[EngineClient, Lane], set[str]] = {}
+        self._flights = Flights()
         self._changed = asyncio.Event()
         self._returns = Returns(self._changed.set, lambda: any(line.is_full for line in self._lines.values()))
         self._refresh_at = 0.0
@@ -106,7 +106,7 @@ class Admission:
             raise
 
     def _give_back(self, admitted: Admitted) -> None:
-        self._held[admitted.client, admitted.lane].discard(admitted.call_id)
+        self._flights.remove(admitted)
         give = Give(call_id=admitted.call_id, lane=admitted.lane, url=admitted.client.url, ended=admitted.ended)
         self._returns.add(admitted.engine, give)
 
@@ -128,10 +128,7 @@ class Admission:
     @property
     def in_flight(self) -> Mapping[str, int]:
         """Calls in flight of this process, by engine."""
-        counts: Counter[str] = Counter()
-        for (client, _), call_ids in self._held.items():
-            counts[client.engine.value] += len(call_ids)
-        return dict(+counts)
+        return self._flights.counts
 
     @property
     def waiting(self) -> Mapping[str, int]:
@@ -165,7 +162,7 @@ class Admission:
 
     def _idle_s(self) -> float | None:
         times = [line.look_again_s for line in self._lines.values() if not line.is_empty()]
-        if any(self._held.values()):
+        if self._flights:
             times.append(max(0.0, self._refresh_at - time.monotonic()))
         if self._returns:
             times.append(_REDIS_AGAIN_S)
@@ -184,7 +181,7 @@ class Admission:
         if time.monotonic() < self._refresh_at:
             return
         self._refresh_at = time.monotonic() + _REDIS_AGAIN_S
-        held = {(client.url, lane): tuple(call_ids) for (client, lane), call_ids in self._held.items() if call_ids}
+        held = self._flights.leases
         if held and self._is_alive():
             await self._ledger.refresh(held)
         self._refresh_at = time.monotonic() + REFRESH_S
@@ -192,6 +189,7 @@ class Admission:
     async def _admit(self) -> None:
         self._put_back_the_longest()
         turn = Turn((await self._mode.read()).value, (await self._statuses.read()).value)
+        self._flights.make_way(turn.statuses)
         # From here to the exchange there is no await: it is asked for by what has been read.
         for line in self._lines.values():
             if self._is_alive():
@@ -260,7 +258,7 @@ class Admission:
             if url is not None:
                 client, line = by_url[url], waiter.lane
                 admitted = Admitted(client=client, mode=decision.mode, reason=decision.reason, lane=line, call_id=call_id)
-                self._held.setdefault((client, line), set()).add(call_id)
+                self._flights.add(admitted)
                 if waiter.admitted.done():
                     self._give_back(admitted)
                 else:
@@ -292,9 +290,8 @@ class Admission:
 
     async def _return_all(self) -> None:
         """Gives back what the last calls gave back, and what is held by calls that are being closed."""
-        for (client, line), call_ids in self._held.items():
-            last = [Give(call_id=call_id, lane=line, url=client.url, ended=Ended.OTHER) for call_id in call_ids]
-            self._returns.put_back(client.engine, last)
+        for engine, give in self._flights.last_gives():
+            self._returns.put_back(engine, [give])
         turn = Turn((await self._mode.read()).value, (await self._statuses.read()).value)
         for engine in Engine:
             await self._exchange(engine, turn)

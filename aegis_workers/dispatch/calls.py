@@ -26,6 +26,7 @@ from aegis_workers.errors import (
     EngineBusy,
     EngineError,
     EngineLost,
+    EngineReleased,
     ErrorClass,
     SetAside,
     StreamInterrupted,
@@ -71,6 +72,11 @@ async def ask_whole(client: EngineClient, request: CompletionRequest) -> Complet
     return await client.complete(request)
 
 
+def _never() -> bool:
+    """Nobody reads of an answer before it is whole."""
+    return False
+
+
 class SuspectsOfAll(Protocol):
     """Whose turn it is among the suspects of all workers; `state.suspects.Suspects` in a worker."""
 
@@ -87,7 +93,7 @@ class Calls:
         self._report_lost = report_lost
         self.throughput = Throughput()
 
-    async def run(
+    async def run(  # noqa: PLR0913 - what is asked, how, and what may be done with the answer
         self,
         task_type: TaskType,
         call_id: CallId,
@@ -96,12 +102,15 @@ class Calls:
         *,
         ask: Ask = ask_whole,
         may_reask: bool = False,
+        has_begun: Callable[[], bool] = _never,
     ) -> CallOutcome:
         """The outcome of one call; waits for an engine for as long as the caller lets it.
 
         `judge` says what a complete answer is worth; with `may_reask` an answer worth neither `ok` nor `empty` is asked for
-        again. Raises `ConfigurationError` where no allowed engine is configured, `CallRevoked` where its task was revoked, and
-        `WorkerStopping` or `WaitedTooLong` where its message should go back to its queue.
+        again. `has_begun`: whether somebody has read a part of the answer, so that a second one must not follow. Raises
+        `ConfigurationError` where no allowed engine is configured, `CallRevoked` where its task was revoked, `StreamInterrupted`
+        where an answer that has begun broke off, and `WorkerStopping` or `WaitedTooLong` where its message should go back to its
+        queue.
         """
         started, awaited, call = time.monotonic(), _awaited.get({}), object()
         task = running.current()
@@ -117,7 +126,7 @@ class Calls:
                 awaited[call] = f"{admitted.engine.label} had not answered"
                 asked_at = time.monotonic()
                 with task.pinned():
-                    answer = await self._ask(admitted, _varied(request, tally.reasks), ask)
+                    answer = await self._ask(admitted, _varied(request, tally.reasks), ask, has_begun)
                 engine_s += time.monotonic() - asked_at
             if isinstance(answer, EngineError):
                 awaited[call] = str(answer)
@@ -161,24 +170,26 @@ class Calls:
         alone = tally.is_suspect and not call_id.alone
         return self._suspects.alone(call_id.task_id) if alone else nullcontext()
 
-    async def _ask(self, admitted: Admitted, request: CompletionRequest, ask: Ask) -> Completion | EngineError:
+    async def _ask(
+        self, admitted: Admitted, request: CompletionRequest, ask: Ask, has_begun: Callable[[], bool]
+    ) -> Completion | EngineError:
         """One attempt; its replica's breaker is told how it ended."""
-        try:
-            answer = await self._attempt(admitted, request, ask)
-        except StreamInterrupted as broken:
-            admitted.ended = Ended.FAILED
-            if isinstance(broken.__cause__, EngineLost):
-                await self._report_lost(admitted.client, broken.__cause__)
-            raise
+        answer = await self._attempt(admitted, request, ask)
         admitted.ended = _ended(answer)
+        if isinstance(answer, EngineError) and has_begun():
+            if isinstance(answer, EngineLost):
+                await self._report_lost(admitted.client, answer)
+            raise StreamInterrupted(f"the answer broke off: {answer}") from answer
         return answer
 
     async def _attempt(self, admitted: Admitted, request: CompletionRequest, ask: Ask) -> Completion | EngineError:
+        label = admitted.engine.label
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with admitted.limit(self._timeout_s):
                 return await ask(admitted.client, request)
         except TimeoutError:
-            label = admitted.engine.label
+            if admitted.closed:
+                return EngineReleased(f"{label} gives its memory back: the call was closed there")
             return EngineBusy(f"{label} gave no whole answer within AEGIS_CALL_TIMEOUT_S={self._timeout_s:g} s")
         except EngineError as error:
             return error
@@ -192,6 +203,8 @@ def failure(problem: Problem | None) -> CallFailed:
 
 def _ended(answer: Completion | EngineError) -> Ended:
     """What the answer says of its replica: one that refuses a request serves."""
+    if isinstance(answer, EngineReleased):
+        return Ended.OTHER
     return Ended.FAILED if isinstance(answer, EngineError) and answer.blames_engine else Ended.SERVED
 
 

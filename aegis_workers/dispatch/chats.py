@@ -13,7 +13,7 @@ from aegis_workers.dispatch.calls import CallOutcome, Calls, failure
 from aegis_workers.dispatch.delivery import Delivery
 from aegis_workers.dispatch.inputs import Conversation
 from aegis_workers.engines.base import EngineClient
-from aegis_workers.errors import AegisError, CallCancelled, CallRevoked, EngineError, PutBack, StreamInterrupted
+from aegis_workers.errors import AegisError, CallCancelled, CallRevoked, PutBack, StreamInterrupted
 from aegis_workers.outcome import Status
 from aegis_workers.routing import TaskType
 from aegis_workers.state.streams import Hold, Writer
@@ -54,7 +54,9 @@ async def _while_read(calls: Calls, conversation: Conversation, delivery: Delive
         async with asyncio.TaskGroup() as group:
             group.create_task(pieces.carry())
             try:
-                outcome = await calls.run(TaskType.CHAT, delivery.call(), _request(conversation), _judge, ask=pieces.ask)
+                outcome = await calls.run(
+                    TaskType.CHAT, delivery.call(), _request(conversation), _judge, ask=pieces.ask, has_begun=pieces.have_begun
+                )
             finally:
                 pieces.stop()
     except BaseExceptionGroup as failures:
@@ -77,22 +79,19 @@ class _Pieces:
         self._stopped = False
 
     async def ask(self, client: EngineClient, request: CompletionRequest) -> Completion:
-        """Asks for a streamed answer; once a piece has come, no engine may begin anew."""
-        if self._begun:
-            raise StreamInterrupted("the answer took longer than AEGIS_CALL_TIMEOUT_S and was broken off")
-        try:
-            async with aclosing(client.stream(request)) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, Completion):
-                        return piece
-                    self._begun = True
-                    self._buffer.append(piece)
-                    self._arrived.set()
-        except EngineError as error:
-            if self._begun:
-                raise StreamInterrupted(f"the answer broke off: {error}") from error
-            raise
+        """Asks for a streamed answer."""
+        async with aclosing(client.stream(request)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Completion):
+                    return piece
+                self._begun = True
+                self._buffer.append(piece)
+                self._arrived.set()
         raise AssertionError("a client's stream ends with its completion")
+
+    def have_begun(self) -> bool:
+        """Whether a piece has come: then no engine may begin anew."""
+        return self._begun
 
     async def carry(self) -> None:
         """Writes what has come, and watches that somebody reads it."""

@@ -44,9 +44,9 @@ class Fleet:
         unknown = f"no replica in this worker's AEGIS_{engine.upper()}_URL is ready"
         return EngineView(
             configured=bool(ours),
-            up=any(replica.breaker.lets_through(now_ms) for replica in here),
-            starting=status.state is Readiness.STARTING,
-            reason=unknown if ready and not here else not_up(status, now_ms),
+            up=not status.fenced and any(replica.breaker.lets_through(now_ms) for replica in here),
+            starting=status.is_starting,
+            reason=unknown if ready and not here and not status.fenced else not_up(status, now_ms),
         )
 
     def full(self, engine: Engine, lane: Lane) -> str:
@@ -60,6 +60,8 @@ class Fleet:
 
 
 def not_up(status: EngineStatus, now_ms: int) -> str:
-    """Why an engine is not up, in words: its breakers' where it is ready, else its state's."""
+    """Why an engine is not up, in words: its controller's where it is fenced, its breakers' where it is ready, or its state's."""
+    if status.fenced:
+        return status.fence_reason
     words = (replica.breaker.explain(now_ms) for replica in status.replicas if replica.state is Readiness.READY)
     return next(filter(None, words), status.reason)

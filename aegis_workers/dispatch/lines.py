@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -19,7 +20,10 @@ Place = tuple[Lane, Engine | None]
 
 @dataclass(kw_only=True)
 class Admitted:
-    """The right to have one call in flight at `client`, and why there. `ended` is for its holder to say before the end."""
+    """The right to have one call in flight at `client`, and why there. `ended` is for its holder to say before the end.
+
+    `closed`: the engine is to be free of calls, and this one ends before it is answered.
+    """
 
     client: EngineClient
     mode: Mode
@@ -27,6 +31,20 @@ class Admitted:
     lane: Lane
     call_id: str
     ended: Ended = Ended.OTHER
+    closed: bool = False
+    _limit: asyncio.Timeout | None = None
+
+    def limit(self, timeout_s: float) -> asyncio.Timeout:
+        """The time that the request may take; it ends at once when the call is closed."""
+        self._limit = asyncio.timeout(0.0 if self.closed else timeout_s)
+        return self._limit
+
+    def close(self) -> None:
+        """Ends the request: the engine is to be free of calls."""
+        self.closed = True
+        if self._limit is not None:
+            with suppress(RuntimeError):  # it has ended of itself
+                self._limit.reschedule(0.0)
 
     @property
     def engine(self) -> Engine:

@@ -49,7 +49,7 @@ def _view(engine: Engine, status: EngineStatus, settings: Settings, now_ms: int)
     ready = (replica for replica in status.replicas if replica.state is Readiness.READY)
     return EngineView(
         configured=bool(status.replicas) or settings.model(engine) is not None,
-        up=any(replica.breaker.lets_through(now_ms) for replica in ready),
-        starting=status.state is Readiness.STARTING,
+        up=not status.fenced and any(replica.breaker.lets_through(now_ms) for replica in ready),
+        starting=status.is_starting,
         reason=fleet.not_up(status, now_ms),
     )

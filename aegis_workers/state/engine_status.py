@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import redis
@@ -11,9 +11,10 @@ import redis.asyncio
 
 from aegis_workers.engines.base import Probe, Readiness
 from aegis_workers.routing import Engine
-from aegis_workers.state import breaker, keys, scripts
+from aegis_workers.state import breaker, engine_control, keys, scripts
 from aegis_workers.state.breaker import CLOSED, Breaker
 from aegis_workers.state.cached import Cached
+from aegis_workers.state.engine_control import Control, Phase
 
 # Read again this often without a push; a change of state comes by push.
 MAX_AGE_S = 5.0
@@ -38,7 +39,9 @@ class ReplicaStatus:
 class EngineStatus:
     """An engine as its best replica is. Times in epoch seconds; `probed_at` is None where nobody has looked yet.
 
-    `epoch`: another one means that whatever was decided about the engine before does not hold any more.
+    `epoch`: another one means that whatever was decided about the engine before does not hold any more. `control`: what the
+    leading controller makes of the engine, None where none ever led. `fenced`: no call is admitted to it. `asked_at`: when an
+    operator last chose a mode, by Redis's clock.
     """
 
     state: Readiness
@@ -47,12 +50,36 @@ class EngineStatus:
     probed_at: float | None = None
     replicas: tuple[ReplicaStatus, ...] = ()
     epoch: str = ""
+    control: Control | None = None
+    fenced: bool = False
+    asked_at: float | None = None
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether it is on its way to serve: by its controller's word while it is fenced, else as it was found."""
+        if self.fenced:
+            return self.control is not None and self.control.phase in _COMING
+        return self.state is Readiness.STARTING
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the calls that are in flight there are to be closed."""
+        return self.fenced and self.control is not None and self.control.closing
+
+    @property
+    def fence_reason(self) -> str:
+        """Why no call is admitted to it, in words; empty where it is not fenced."""
+        if not self.fenced:
+            return ""
+        return (self.control and self.control.reason) or "the controller has fenced it"
 
     @property
     def ready_urls(self) -> tuple[str, ...]:
         """Base URLs of the replicas that would answer a call."""
         return tuple(replica.url for replica in self.replicas if replica.state is Readiness.READY)
 
+
+_COMING = frozenset({Phase.STARTING, Phase.WARMING})
 
 # What a newer version adds is passed over: workers are not all updated at once.
 _REPLICA_FIELDS = set(ReplicaStatus.__dataclass_fields__) - {"url", "breaker"}
@@ -106,8 +133,17 @@ def cache(client: redis.asyncio.Redis) -> Cached[Statuses]:
 
 
 def _decode(fields: Any) -> EngineStatus:
-    if "state" not in fields:
-        return UNKNOWN
+    found = _found(fields) if "state" in fields else UNKNOWN
+    return replace(
+        found,
+        epoch=fields.get(keys.EPOCH_FIELD, ""),
+        control=engine_control.decode(fields.get(keys.CONTROL_FIELD)),
+        fenced=keys.FENCE_FIELD in fields,
+        asked_at=float(fields[keys.ASKED_FIELD]) if keys.ASKED_FIELD in fields else None,
+    )
+
+
+def _found(fields: Mapping[str, str]) -> EngineStatus:
     urls = (name.removeprefix("replica:") for name in fields if name.startswith("replica:"))
     return EngineStatus(
         state=Readiness(fields["state"]),
@@ -115,7 +151,6 @@ def _decode(fields: Any) -> EngineStatus:
         since=float(fields["since"]),
         probed_at=float(fields["probed_at"]) if "probed_at" in fields else None,
         replicas=tuple(_replica(url, fields) for url in sorted(urls)),
-        epoch=fields.get("epoch", ""),
     )
 
 

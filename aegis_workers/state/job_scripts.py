@@ -32,7 +32,7 @@ return 0
 """
 
 # KEYS[1] is the lock and ARGV[1] the token in every script of the leader. Each returns -1 to one that does not lead any more.
-_LEADS: Final = """
+LEADS: Final = """
 if string.match(redis.call('GET', KEYS[1]) or '', '^(%d+):') ~= ARGV[1] then return -1 end
 """
 
@@ -86,7 +86,7 @@ end
 # lost batch that these replace ('': none), then for each batch its id, its chunks as JSON, their number, bytes, and its message.
 # Returns 0, or -1, -2 where the job is not in Redis, -3 where it is closing, -4 where it is not as expected: another feed came
 # first, or the batch is not lost but finished.
-FEED: Final = f"""{_LEADS}{_FINISH}
+FEED: Final = f"""{LEADS}{_FINISH}
 local state, fed = unpack(redis.call('HMGET', KEYS[2], 'state', 'fed'))
 if not state then return -2 end
 if state ~= 'open' then return -3 end
@@ -138,7 +138,7 @@ return written
 # of the last of these ('': it never was in Redis), then counts and what is added to each. Returns 0, or -1, -2 where the job is
 # not in Redis, -4 where another number is collected or the last one is another. The trimming comes first: it makes room in a full
 # Redis.
-COMMIT: Final = f"""{_LEADS}
+COMMIT: Final = f"""{LEADS}
 local collected = redis.call('HGET', KEYS[2], 'collected')
 if not collected then return -2 end
 if collected ~= ARGV[2] then return -4 end
@@ -154,7 +154,7 @@ return 0
 # collected, then outcomes that are not, as `_WRITE` has them, which are numbered anew. Returns 0, or -1, or -4 where the job is
 # not as expected. What is in motion stays, unless Redis has lost the job. A full Redis refuses a new one; one that is there is
 # built again, because only then can its outcomes be collected.
-INSTALL: Final = f"""{_LEADS}{_WRITE}
+INSTALL: Final = f"""{LEADS}{_WRITE}
 local kept = {{'recorded', 'doubled', 'out_chunks', 'out_bytes'}}
 local stands = redis.call('HMGET', KEYS[2], unpack(kept))
 if (stands[1] or '') ~= ARGV[3] then return -4 end
@@ -174,7 +174,7 @@ return 0
 
 # KEYS: lock, job; ARGV: token, then fields and values ('': the field goes). Returns 0, or -1, or -2 where the job is not in
 # Redis. What a job waits for may be a full Redis: the deletion lets the rest through.
-NOTE: Final = f"""{_LEADS}
+NOTE: Final = f"""{LEADS}
 if redis.call('EXISTS', KEYS[2]) == 0 then return -2 end
 for i = 2, #ARGV, 2 do redis.call('HDEL', KEYS[2], ARGV[i]) end
 for i = 2, #ARGV, 2 do if ARGV[i + 1] ~= '' then redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end end
@@ -183,14 +183,14 @@ return 0
 
 # KEYS: lock, job; ARGV[1] token. From here on nothing of the job is fed or recorded. Returns 0, or -1, or -2 where the job is not
 # in Redis.
-CLOSE: Final = f"""{_LEADS}
+CLOSE: Final = f"""{LEADS}
 if redis.call('HDEL', KEYS[2], 'state') == 0 then return -2 end
 redis.call('HSET', KEYS[2], 'state', 'closing')
 return 0
 """
 
 # KEYS: lock, jobs, then the job's own keys; ARGV: token, job id. Returns 0, or -1.
-DROP: Final = f"""{_LEADS}
+DROP: Final = f"""{LEADS}
 redis.call('UNLINK', unpack(KEYS, 3))
 redis.call('SREM', KEYS[2], ARGV[2])
 return 0

@@ -97,7 +97,7 @@ class Jobs:
         """
         words = chain.from_iterable(_batch_words(batch) for batch in batches)
         names = [keys.CONTROLLER, keys.job(job_id), keys.job_batches(job_id), queue]
-        return _ruling(await self._feed(keys=names, args=[token, fed, fed_after, lost, *words]))
+        return ruling(await self._feed(keys=names, args=[token, fed, fed_after, lost, *words]))
 
     async def refeed(self, token: int, job_id: str, lost: str, batches: Sequence[Batch], *, queue: str, fed: int) -> Ruling:
         """Put batches into the queue in the place of one whose message is lost; `moved` if that one is finished after all."""
@@ -133,7 +133,7 @@ class Jobs:
         counts = _flat({"held_bytes": -size_bytes, **job_state.counts(items, totals)})
         names = [keys.CONTROLLER, keys.job(job_id), keys.job_outcomes(job_id)]
         number, entry_id = (last, "") if isinstance(last, int) else (last.number, last.entry_id)
-        return _ruling(await self._commit(keys=names, args=[token, collected, number, entry_id, *counts]))
+        return ruling(await self._commit(keys=names, args=[token, collected, number, entry_id, *counts]))
 
     async def install(self, token: int, job_id: str, image: Image, *, recorded: int | None) -> Ruling:
         """Build the job in Redis, or build it anew, open; what is in motion of one that is there stays.
@@ -152,24 +152,22 @@ class Jobs:
         names = [keys.CONTROLLER, *_own_keys(job_id), keys.JOBS]
         expected = "" if recorded is None else recorded
         survivors = chain.from_iterable(job_outcomes.words(outcome) for outcome in image.survivors)
-        return _ruling(
-            await self._install(keys=names, args=[token, job_id, expected, len(words), *words, image.done, *survivors])
-        )
+        return ruling(await self._install(keys=names, args=[token, job_id, expected, len(words), *words, image.done, *survivors]))
 
     async def note(self, token: int, job_id: str, *, engine: str | None = None, waits: str | None = None) -> Ruling:
         """Write down the engine to which the job keeps, or why it waits; an empty word takes back, None leaves as it is."""
         facts = {"engine": engine, "waits": waits}
         words = _flat({name: fact for name, fact in facts.items() if fact is not None})
-        return _ruling(await self._client.eval(job_scripts.NOTE, 2, keys.CONTROLLER, keys.job(job_id), str(token), *words))
+        return ruling(await self._client.eval(job_scripts.NOTE, 2, keys.CONTROLLER, keys.job(job_id), str(token), *words))
 
     async def close(self, token: int, job_id: str) -> Ruling:
         """From here on nothing of the job is fed or recorded; what is recorded can be collected. Works on a full Redis."""
-        return _ruling(await self._client.eval(job_scripts.CLOSE, 2, keys.CONTROLLER, keys.job(job_id), str(token)))
+        return ruling(await self._client.eval(job_scripts.CLOSE, 2, keys.CONTROLLER, keys.job(job_id), str(token)))
 
     async def drop(self, token: int, job_id: str) -> Ruling:
         """Forget the job; workers pass over its messages. Works on a full Redis."""
         names = [keys.CONTROLLER, keys.JOBS, *_own_keys(job_id)]
-        return _ruling(await self._client.eval(job_scripts.DROP, len(names), *names, str(token), job_id))
+        return ruling(await self._client.eval(job_scripts.DROP, len(names), *names, str(token), job_id))
 
     async def cancel_batches(self, job_id: str) -> int:
         """Have the calls of all batches that are not finished closed at the engines; how many batches. Close the job before."""
@@ -206,7 +204,8 @@ def _flat(facts: Mapping[str, T]) -> list[str | T]:
     return list(chain.from_iterable(facts.items()))
 
 
-def _ruling(answer: Any) -> Ruling:
+def ruling(answer: Any) -> Ruling:
+    """What the answer of a leader's script means."""
     return _RULINGS.get(int(answer), Ruling.DONE)
 
 

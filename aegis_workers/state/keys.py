@@ -20,7 +20,7 @@ NOTHING: Final = "aegis:nothing"
 
 
 def engine(name: Engine) -> str:
-    """Hash: what the engine and each of its replicas were found to be."""
+    """Hash: what the engine and each of its replicas were found to be, and what the leading controller makes of the engine."""
     return f"{ENGINE_PREFIX}{name}"
 
 
@@ -73,6 +73,15 @@ def freed(engine: Engine) -> str:
     return f"{FREED_PREFIX}{engine}"
 
 
+# Fields of the engine's hash that the leading controller writes: what it makes of the engine as JSON, "1" while nothing is
+# admitted to it, and a number that is higher after each change of that.
+CONTROL_FIELD: Final = "control"
+FENCE_FIELD: Final = "fence"
+EPOCH_FIELD: Final = "epoch"
+# Field of the engine's hash: when an operator last chose a mode, in epoch seconds of Redis's clock.
+ASKED_FIELD: Final = "asked"
+
+
 def breaker_field(url: str) -> str:
     """Field of the engine's hash: the breaker of one replica. It lies there so that whoever routes has it with the state."""
     return f"breaker:{url}"
@@ -92,6 +101,8 @@ ASIDE: Final = "aegis:aside"
 CONTROLLER: Final = "aegis:controller"
 # String: the last token that a leader was given; the next one is higher.
 CONTROLLER_TOKEN: Final = "aegis:controller:token"  # noqa: S105 - the name of a key
+# String with a TTL: the memory that the leading controller has measured, as JSON.
+MEMORY: Final = "aegis:memory"
 # Set: the ids of the jobs that are in Redis.
 JOBS: Final = "aegis:jobs"
 

@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+import redis
 import redis.asyncio
 
 from aegis_workers.state import job_scripts, keys
@@ -41,3 +42,17 @@ class Leadership:
         token, self._token = self._token, None
         if token is not None:
             await self._client.eval(job_scripts.RESIGN, 1, keys.CONTROLLER, self._name, str(token))
+
+
+def read(client: redis.Redis) -> str | None:
+    """Who leads now, by its name; None where nobody does."""
+    return _name(client.get(keys.CONTROLLER))
+
+
+async def is_there(client: redis.asyncio.Redis) -> bool:
+    """Whether a controller leads now."""
+    return _name(await client.get(keys.CONTROLLER)) is not None
+
+
+def _name(holder: Any) -> str | None:
+    return None if holder is None else str(holder).partition(":")[2]

@@ -9,7 +9,7 @@ import redis.asyncio
 from redis.exceptions import ResponseError
 
 from aegis_workers.errors import InvalidInput
-from aegis_workers.routing import Mode
+from aegis_workers.routing import Engine, Mode
 from aegis_workers.state import keys, scripts
 from aegis_workers.state.cached import Cached
 
@@ -83,8 +83,12 @@ def _understand(found: Any, default: Mode) -> tuple[ModeReading, bool]:
 
 
 def write(client: redis.Redis, mode: Mode) -> str | None:
-    """Switch to `mode`; returns what the key held before."""
-    previous: Any = client.eval(scripts.SET_MODE, len(_KEYS), *_KEYS, mode.value)
+    """Switch to `mode`; returns what the key held before.
+
+    Has the controller try again what failed, also where the mode stays.
+    """
+    names = (*_KEYS, *(keys.engine(engine) for engine in Engine))
+    previous: Any = client.eval(scripts.SET_MODE, len(names), *names, mode.value)
     return None if previous is None else str(previous)
 
 

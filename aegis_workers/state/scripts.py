@@ -2,13 +2,16 @@
 
 from typing import Final
 
-# KEYS: mode, last valid mode; ARGV[1] new mode. Returns the previous value, so that a switch and what it replaced are one step;
-# none where the key was of another type, which is no mode either. A full Redis refuses a script whose first write needs memory,
-# hence DEL: a switch may be what empties the queues.
+# KEYS: mode, last valid mode, engine hashes; ARGV[1] new mode. Returns the previous value, so that a switch and what it replaced
+# are one step; none where the key was of another type, which is no mode either. A full Redis refuses a script whose first write
+# needs memory, hence DEL: a switch may be what empties the queues. Who chooses a mode, be it the same one, asks the controller to
+# try again what failed: the engines' hashes say when.
 SET_MODE: Final = """
 local previous = redis.pcall('GET', KEYS[1])
 redis.call('DEL', KEYS[1])
 redis.call('MSET', KEYS[1], ARGV[1], KEYS[2], ARGV[1])
+local time = redis.call('TIME')
+for i = 3, #KEYS do redis.call('HSET', KEYS[i], 'asked', string.format('%d.%06d', time[1], time[2])) end
 return type(previous) == 'string' and previous
 """
 
@@ -40,7 +43,8 @@ return 0
 """
 
 # KEYS[1] engine hash; ARGV: now in s, '1' if every replica was looked at, then url and JSON {state, reason, …} for each replica.
-# `since` of a replica, and of the engine, moves only when its state changes. The engine is what its best replica is.
+# `since` of a replica, and of the engine, moves only when its state changes. The engine is what its best replica is; where there
+# is none, nothing is known of it. What the controller writes into the hash stays in any case.
 REPORT_ENGINE: Final = """
 local rank = {unavailable = 0, starting = 1, ready = 2}
 local now = ARGV[1]
@@ -69,7 +73,7 @@ for i = 1, #all, 2 do
     end
   end
 end
-if best == nil then return redis.call('DEL', KEYS[1]) end
+if best == nil then return redis.call('HDEL', KEYS[1], 'state', 'since', 'reason', 'probed_at') end
 if redis.call('HGET', KEYS[1], 'state') ~= best.state then
   redis.call('HSET', KEYS[1], 'state', best.state, 'since', now)
 end

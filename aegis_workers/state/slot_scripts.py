@@ -17,10 +17,10 @@ local LEASES, MARKS = 5, 5 + 2 * #q.replicas
 local marks = {KEYS[1], KEYS[4], KEYS[5]}
 for i = 1, #q.wants do marks[i + 3] = KEYS[MARKS + i] end
 local read = redis.call('MGET', unpack(marks))
-local fields = {'epoch'}
+local fields = {'epoch', 'fence'}
 for i, replica in ipairs(q.replicas) do
-  fields[2 * i] = 'replica:' .. replica[1]
-  fields[2 * i + 1] = 'breaker:' .. replica[1]
+  fields[2 * i + 1] = 'replica:' .. replica[1]
+  fields[2 * i + 2] = 'breaker:' .. replica[1]
 end
 local engine = redis.call('HMGET', KEYS[2], unpack(fields))
 
@@ -28,7 +28,7 @@ local function leases(replica, lane) return KEYS[LEASES + 2 * (replica - 1) + la
 local function member(call) return q.worker .. '|' .. call end
 
 local breakers, moved = {}, {}
-for i = 1, #q.replicas do breakers[i] = engine[2 * i + 1] and cjson.decode(engine[2 * i + 1]) or {opens = 0} end
+for i = 1, #q.replicas do breakers[i] = engine[2 * i + 2] and cjson.decode(engine[2 * i + 2]) or {opens = 0} end
 local function move(replica, breaker) breakers[replica], moved[replica] = breaker, true end
 local function open(replica, opens)
   local open_ms = math.min(q.longest_open_ms, q.first_open_ms * 2 ^ math.min(opens - 1, 30))
@@ -79,7 +79,7 @@ local function counted(replica)
 end
 local ready = {}
 for i = 1, #q.replicas do
-  local state = engine[2 * i]
+  local state = engine[2 * i + 1]
   if state and cjson.decode(state).state == 'ready' then ready[#ready + 1] = i end
 end
 local function lets_through(replica)
@@ -121,7 +121,8 @@ local function take_over(lane, call)
 end
 
 -- `true` stands for bytes that are no text: they are an unknown word, and the last valid mode is in force.
-local stale = (q.mode ~= true and read[1] ~= q.mode and 'mode') or ((engine[1] or '') ~= q.epoch and 'engine') or ''
+local fenced = engine[2] or (engine[1] or '') ~= q.epoch
+local stale = (q.mode ~= true and read[1] ~= q.mode and 'mode') or (fenced and 'engine') or ''
 local refused = {stale, stale}
 local function choose(lane)
   if #ready == 0 then return nil, 'engine' end
@@ -228,6 +229,15 @@ for i = engines + 1, #KEYS do
   end
 end
 return forgotten
+"""
+
+# KEYS: leases; ARGV: ms. Returns how many have not ended, or not so long ago.
+COUNT_SLOTS: Final = """
+local time = redis.call('TIME')
+local from = time[1] * 1000 + math.floor(time[2] / 1000) - ARGV[1]
+local count = 0
+for i = 1, #KEYS do count = count + redis.call('ZCOUNT', KEYS[i], from, '+inf') end
+return count
 """
 
 # KEYS: leases. Returns how many had ended.

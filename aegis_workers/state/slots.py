@@ -32,7 +32,8 @@ class Ended(StrEnum):
 class Refusal(StrEnum):
     """Why a lane got no slot, or not all it wanted.
 
-    `mode` and `engine`: the decision rested on what is no longer so. `breaker`: every ready replica's breaker is open.
+    `mode` and `engine`: the decision rested on what is no longer so, as where the engine is fenced. `breaker`: every ready
+    replica's breaker is open.
     """
 
     FULL = "full"
@@ -203,6 +204,16 @@ async def forget(client: redis.asyncio.Redis, worker_id: str, urls: Iterable[str
     names = _leases(urls)
     engines = [keys.engine(engine) for engine in Engine]
     return int(await client.eval(slot_scripts.FORGET_SLOTS, len(engines) + len(names), *engines, *names, worker_id, len(engines)))
+
+
+async def count(client: redis.asyncio.Redis, urls: Iterable[str]) -> int:
+    """Calls in flight at the replicas `urls`, over all workers.
+
+    A lease that ended long ago, and that no worker took back because none lives, is not counted. One that ended a moment ago is:
+    Redis may have been away, and its call runs.
+    """
+    names = _leases(urls)
+    return int(await client.eval(slot_scripts.COUNT_SLOTS, len(names), *names, str(int(REFRESH_S * 1000)))) if names else 0
 
 
 async def expire(client: redis.asyncio.Redis, urls: Iterable[str]) -> int:

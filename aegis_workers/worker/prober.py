@@ -12,9 +12,9 @@ from aegis_workers.engines.base import EngineClient, Readiness
 from aegis_workers.errors import EngineError
 from aegis_workers.routing import Engine, Mode
 from aegis_workers.settings import Settings
-from aegis_workers.state import connection, engine_status, keys, slots
+from aegis_workers.state import connection, engine_status, keys, leader, slots
 from aegis_workers.state.cached import Cached
-from aegis_workers.state.engine_status import ReplicaStatus, Statuses
+from aegis_workers.state.engine_status import EngineStatus, ReplicaStatus, Statuses
 from aegis_workers.state.lease import Lease
 from aegis_workers.state.mode import ModeReading
 from aegis_workers.worker.repetition import Repetition
@@ -101,7 +101,12 @@ class Prober:
     async def _examine(self, client: EngineClient, before: Readiness | None) -> ReplicaStatus:
         status = engine_status.observed(client.url, await client.probe())
         newly_ready = status.state is Readiness.READY and before is not Readiness.READY
-        return await self._proven(client, status) if newly_ready and status.loaded else status
+        if not newly_ready or not status.loaded or (await self._status(client.engine)).fenced:
+            return status  # a fenced engine is the controller's to prove: one that is to unload would load again
+        return await self._proven(client, status)
+
+    async def _status(self, engine: Engine) -> EngineStatus:
+        return (await self._statuses.read()).value[engine]
 
     async def _proven(self, client: EngineClient, status: ReplicaStatus) -> ReplicaStatus:
         """A server that answers need not generate: it counts as ready only once it has completed a token."""
@@ -122,6 +127,9 @@ class Prober:
         self._met |= ready.keys()
         if not cold:
             return
+        if await self._is_led(Engine.OLLAMA):
+            log.info("warm_up.skipped", reason="the controller says what is loaded, and when")
+            return
         mode = (await self._mode.read()).value.mode
         if not should_warm_up(mode, found, room_for_both=self._settings.has_room_for_both()):
             log.info("warm_up.skipped", mode=mode.value, reason=f"mode {mode}, or a vLLM holds the memory")
@@ -129,6 +137,11 @@ class Prober:
         for client in self._clients[Engine.OLLAMA]:
             if client.url in cold:
                 group.create_task(_warm_up(client))
+
+    async def _is_led(self, engine: Engine) -> bool:
+        """Whether a controller looks after the engine; what it fenced stays its own also while none leads."""
+        status = await self._status(engine)
+        return status.fenced or (status.control is not None and await leader.is_there(self._redis))
 
 
 async def _warm_up(client: EngineClient) -> None:

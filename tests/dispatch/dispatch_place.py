@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from fake_engine import Asked, FakeEngine
@@ -19,6 +19,7 @@ from aegis_workers.engines.base import Readiness
 from aegis_workers.routing import Engine, Mode, Policy, TaskType
 from aegis_workers.state.breaker import CLOSED
 from aegis_workers.state.cached import Cached
+from aegis_workers.state.engine_control import Control
 from aegis_workers.state.engine_status import EngineStatus, ReplicaStatus, Statuses
 from aegis_workers.state.mode import ModeReading
 
@@ -63,6 +64,7 @@ class Place:
         self.slots = SlotModel(mode=mode.value, ready=self._is_ready)
         fleet = Fleet(clients=self.engines, limits={e: Limits(limit=limits[e], kept=kept) for e in Engine}, policy=policy)
         self.ledger = LocalLedger(self.slots, away=lambda: RedisConnectionError("gone") if self.redis_away else None)
+        self.controls: dict[Engine, Control] = {}
         self.alive = True
         self.admission = Admission(
             fleet, self._modes, self._statuses, self.ledger, longest_wait_s=longest_wait_s, is_alive=lambda: self.alive
@@ -88,6 +90,12 @@ class Place:
             self.states[client] = (state, reason)
         self.push()
 
+    def set_control(self, engine: Engine, control: Control) -> None:
+        """What the leading controller makes of an engine from now on."""
+        self.controls[engine] = control
+        (self.slots.fenced.add if control.fenced else self.slots.fenced.discard)(engine)
+        self.push()
+
     def push(self) -> None:
         """What a push of Redis sets off."""
         self._modes.drop()
@@ -110,7 +118,10 @@ class Place:
         return any(client.url == url and state is Readiness.READY for client, (state, _) in self.states.items())
 
     async def _read_statuses(self) -> Statuses:
-        return {engine: self._status(clients) for engine, clients in self.engines.items()}
+        found = {engine: self._status(clients) for engine, clients in self.engines.items()}
+        for engine, control in self.controls.items():
+            found[engine] = replace(found[engine], control=control, fenced=control.fenced)
+        return found
 
     def _status(self, clients: Sequence[FakeEngine]) -> EngineStatus:
         found = [

@@ -29,6 +29,7 @@ from aegis_workers.errors import (
     WorkerStopping,
 )
 from aegis_workers.routing import Engine, Mode, TaskType
+from aegis_workers.state.engine_control import Control, Phase
 from aegis_workers.state.streams import Hold
 
 pytestmark = pytest.mark.anyio
@@ -249,6 +250,30 @@ class TestStream:
         assert writer.texts == ["half"]
         assert [end["status"] for end in writer.ends] == ["interrupted"]
         assert len(place.engines[OLLAMA][0].asked) == 1
+
+    async def test_an_answer_that_has_begun_at_an_engine_that_is_to_go_is_interrupted_at_once(
+        self, place: Place, writer: FakeWriter
+    ) -> None:
+        task = await streaming(place, writer)
+        asked = await place.asked(OLLAMA)
+        asked.say("half")
+        await written(writer, "half")
+        place.set_control(OLLAMA, Control(phase=Phase.DRAINING, since=1.0, fenced=True, closing=True))
+        with pytest.raises(StreamInterrupted, match="gives its memory back"):
+            await task
+        assert asked.closed
+        assert [end["status"] for end in writer.ends] == ["interrupted"]
+        assert place.engines[VLLM][0].asked == []
+
+    async def test_an_answer_that_has_not_begun_there_begins_at_the_other_engine(
+        self, place: Place, writer: FakeWriter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(attempts, "_LOST_FIRST_S", 0.0)
+        task = await streaming(place, writer)
+        await place.asked(OLLAMA)
+        place.set_control(OLLAMA, Control(phase=Phase.DRAINING, since=1.0, fenced=True, closing=True))
+        (await place.asked(VLLM)).answer("whole")
+        assert (await task)["engine"] == "vllm"
 
     async def test_a_refused_request_ends_the_stream_with_the_reason(self, place: Place, writer: FakeWriter) -> None:
         task = await streaming(place, writer)

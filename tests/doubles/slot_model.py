@@ -45,6 +45,7 @@ class SlotModel:
     mode: str | None = None
     now_ms: int = 1_700_000_000_000
     epochs: dict[Engine, str] = field(default_factory=dict)
+    fenced: set[Engine] = field(default_factory=set)
     ready: Callable[[str], bool] = lambda _url: True
     breakers: dict[str, Breaker] = field(default_factory=dict)
     leases: dict[tuple[str, Lane], dict[str, int]] = field(default_factory=dict)
@@ -67,7 +68,7 @@ class SlotModel:
         refusals: dict[Lane, Refusal] = {}
         if asked.mode != self.mode:
             refusals = dict.fromkeys(Lane, Refusal.MODE)
-        elif asked.epoch != self.epochs.get(asked.engine, ""):
+        elif asked.engine in self.fenced or asked.epoch != self.epochs.get(asked.engine, ""):
             refusals = dict.fromkeys(Lane, Refusal.ENGINE)
         urls = [self._want(worker, asked, want, refusals) for want in asked.wants]
         self._note_demand(worker, asked, refusals)

@@ -246,6 +246,31 @@ async def test_a_dead_worker_gives_back_its_slots_and_its_trial(client: redis.Re
     assert client.zrange(keys.slots(TWO, INTERACTIVE), 0, -1) == ["alive|y"]
 
 
+async def test_a_fenced_engine_gives_no_slot_and_takes_back_what_it_gave(
+    client: redis.Redis, async_client: redis.asyncio.Redis
+) -> None:
+    set_ready(client, ONE)
+    one = worker(async_client)
+    assert (await one.exchange(asked(want("a")))).urls == [ONE]
+    client.hset(keys.engine(VLLM), keys.FENCE_FIELD, "1")
+    refused = await one.exchange(asked(want("b"), want("a", again=True)))
+    assert (refused.urls, refused.refusals[BULK]) == ([None, None], Refusal.ENGINE)
+    await one.exchange(asked(gives=[give("a")]))
+    assert await slots.count(async_client, URLS) == 0
+
+
+async def test_the_calls_at_an_engine_are_counted_over_all_workers_but_for_leases_that_ended_long_ago(
+    client: redis.Redis, async_client: redis.asyncio.Redis
+) -> None:
+    await Slots(async_client, "w1", trial_s=1).refresh({(ONE, BULK): ["a", "b"], (TWO, INTERACTIVE): ["c"]})
+    await Slots(async_client, "w2", trial_s=1).refresh({(ONE, INTERACTIVE): ["a"]})
+    assert await slots.count(async_client, URLS) == 4
+    now_ms = client.time()[0] * 1000
+    client.zadd(keys.slots(ONE, BULK), {"w1|a": now_ms - 1000, "w1|b": now_ms - 60_000})
+    assert await slots.count(async_client, URLS) == 3
+    assert await slots.count(async_client, ()) == 0
+
+
 async def open_breaker(holder: Slots) -> None:
     for number in range(breaker.FAILURES_TO_OPEN):
         await holder.exchange(asked(gives=[give(f"f{number}", Ended.FAILED)]))
@@ -321,6 +346,7 @@ steps = st.one_of(
     *[st.tuples(st.just("exchange"), st.sampled_from(WORKERS), exchanges, wants)] * 3,
     st.tuples(st.just("time"), st.sampled_from([200, 700, 1500, 40_000, 200_000])),
     st.tuples(st.just("ready"), urls, st.booleans()),
+    st.tuples(st.just("fence"), st.booleans()),
     st.tuples(st.just("forget"), st.sampled_from(WORKERS)),
     st.tuples(st.just("revoke"), calls),
 )
@@ -354,6 +380,12 @@ class Play:
                 await self.pass_time(ms)
             case ("ready", url, ready):
                 await self.set_ready(url, ready=ready)
+            case ("fence", True):
+                self.model.fenced.add(VLLM)
+                await self.client.hset(keys.engine(VLLM), keys.FENCE_FIELD, "1")
+            case ("fence", False):
+                self.model.fenced.discard(VLLM)
+                await self.client.hdel(keys.engine(VLLM), keys.FENCE_FIELD)
             case ("forget", name):
                 assert await slots.forget(self.client, name, URLS) == self.model.forget(name)
             case ("revoke", call):

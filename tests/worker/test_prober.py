@@ -14,9 +14,11 @@ from aegis_workers.engines.base import Probe, Readiness
 from aegis_workers.errors import EngineBusy
 from aegis_workers.routing import Engine, Mode
 from aegis_workers.settings import Settings
-from aegis_workers.state import engine_status, keys
+from aegis_workers.state import engine_control, engine_status, keys
 from aegis_workers.state import mode as modes
+from aegis_workers.state.engine_control import Control, Phase
 from aegis_workers.state.engine_status import EngineStatus, ReplicaStatus
+from aegis_workers.state.leader import Leadership
 from aegis_workers.state.lease import Lease
 from aegis_workers.worker.prober import Prober, should_warm_up
 
@@ -110,6 +112,16 @@ def place(async_client: redis.asyncio.Redis, settings: Settings, monkeypatch: py
 
 def status(client: redis.Redis, engine: Engine) -> EngineStatus:
     return engine_status.read(client, engine)
+
+
+FENCED = Control(phase=Phase.STOPPING, since=1.0, fenced=True)
+
+
+async def control(place: Place, found: Control) -> None:
+    """A controller leads, and has said this of Ollama."""
+    token = await Leadership(place.client, "leader").hold()
+    assert token
+    await engine_control.write(place.client, token, OLLAMA, found, instead_of="")
 
 
 class TestElection:
@@ -214,6 +226,15 @@ class TestLooking:
             assert status(client, OLLAMA).state is READY
             assert worker.ollama.proofs == 0
 
+    async def test_a_fenced_engine_is_asked_for_no_token_which_could_load_what_is_to_unload(
+        self, place: Place, client: redis.Redis
+    ) -> None:
+        await control(place, FENCED)
+        async with probing(place.worker()) as worker:
+            await worker.rounds()
+            assert status(client, OLLAMA).state is READY
+            assert (worker.ollama.proofs, worker.vllm.proofs) == (0, 1)
+
 
 class TestWarmUp:
     async def warm_ups(self, worker: Worker) -> int:
@@ -265,6 +286,26 @@ class TestWarmUp:
             worker.ollama.found = COLD
             await worker.rounds()
         assert worker.ollama.warm_ups == 0
+
+    async def test_a_controller_that_looks_after_the_engine_says_what_is_loaded(self, place: Place) -> None:
+        await control(place, Control(phase=Phase.READY, since=1.0))
+        assert await self.warm_ups(self.cold(place)) == 0
+
+    async def test_it_is_loaded_where_the_controller_has_gone(self, place: Place, client: redis.Redis) -> None:
+        await control(place, Control(phase=Phase.READY, since=1.0))
+        client.delete(keys.CONTROLLER)
+        assert await self.warm_ups(self.cold(place)) == 1
+
+    async def test_it_is_not_loaded_while_it_is_fenced_though_the_controller_has_gone(
+        self, place: Place, client: redis.Redis
+    ) -> None:
+        await control(place, FENCED)
+        client.delete(keys.CONTROLLER)
+        assert await self.warm_ups(self.cold(place)) == 0
+
+    async def test_a_controller_that_looks_after_no_engine_leaves_it_to_the_prober(self, place: Place) -> None:
+        assert await Leadership(place.client, "leader").hold()
+        assert await self.warm_ups(self.cold(place)) == 1
 
     async def test_a_warm_up_that_fails_does_not_stop_the_prober(self, place: Place) -> None:
         worker = self.cold(place)
