@@ -41,7 +41,7 @@ _OPTIONS = {
     "--max-num-seqs": str(SLOTS),
     "--num-gpu-blocks-override": "128",
 }
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
     "VLLM_CACHE_ROOT": str(HOME / "cache"),
@@ -53,7 +53,7 @@ _ENGINE_CORE = "VLLM::EngineCor"
 # The engine's own processes pass work to each other by spinning on `sched_yield`. What shared a processor with them was seen to
 # stand still for up to 70 s while they generated (Linux 6.18, two processors): they get one of their own where there are several.
 _PROCESSORS = sorted(os.sched_getaffinity(0))
-_SPINNING = _PROCESSORS[:1]
+SPINNING = _PROCESSORS[:1]
 OTHERS = _PROCESSORS[1:] or _PROCESSORS
 
 
@@ -84,19 +84,22 @@ class Server:
             self.starts_s.append(time.monotonic() - began)
         return self
 
-    def _launch(self) -> Process:
+    def command(self) -> list[str]:
+        """What starts it, in `ENVIRONMENT`."""
         command = [str(HOME / "bin/python"), "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
-        command += ["--port", str(self.port), *(part for option in _OPTIONS.items() for part in option), *self.options]
+        return [*command, "--port", str(self.port), *(part for option in _OPTIONS.items() for part in option), *self.options]
+
+    def _launch(self) -> Process:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AEGIS_", "PYTHON", "VLLM_"))}
-        env = inherited | _ENVIRONMENT | {"VLLM_SERVER_DEV_MODE": str(int(self.dev_mode))}
-        return process.start("vLLM", command, log=self.folder / f"vllm-{self.port}.log", env=env)
+        env = inherited | ENVIRONMENT | {"VLLM_SERVER_DEV_MODE": str(int(self.dev_mode))}
+        return process.start("vLLM", self.command(), log=self.folder / f"vllm-{self.port}.log", env=env)
 
     def _set_apart(self) -> None:
         assert self.child is not None
         for pid in _group(self.child.pid):
             for thread in Path(f"/proc/{pid}/task").iterdir():
                 with contextlib.suppress(ProcessLookupError):
-                    os.sched_setaffinity(int(thread.name), OTHERS if pid == self.child.pid else _SPINNING)
+                    os.sched_setaffinity(int(thread.name), OTHERS if pid == self.child.pid else SPINNING)
 
     def is_healthy(self) -> bool:
         """Whether `/health` says so."""

@@ -1,0 +1,117 @@
+"""An engine in a container that the operator created, started and stopped by its name through the Docker SDK (an extra)."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+from aegis_workers.controller.driver import Observation, Presence
+from aegis_workers.controller.drivers import external
+from aegis_workers.engines.base import EngineClient
+from aegis_workers.errors import DriverFailed
+from aegis_workers.routing import Engine
+
+T = TypeVar("T")
+
+STOP_GRACE_S = 20
+_ANSWER_WITHIN_S = 10
+_TAIL_LINES = 15
+# What Docker says of a container whose processes live.
+_RUNNING = {"running", "restarting", "paused", "removing"}
+
+
+class DockerDriver:
+    """Satisfies `Driver`. The clients are borrowed: whoever gave them closes them.
+
+    A container is never created and never removed. One with a restart policy is started again by Docker when its command ends.
+    """
+
+    name: Final = "docker"
+    can_start: Final = True
+
+    def __init__(self, engine: Engine, replicas: Sequence[EngineClient], *, container: str) -> None:
+        self.engine: Final = engine
+        self._replicas = replicas
+        self._container = container
+        self._sdk: Any = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._released = False
+
+    async def observe(self) -> Observation:
+        """See `Driver`."""
+        try:
+            state, words = await asyncio.to_thread(self._look)
+        except DriverFailed as error:
+            return Observation(presence=Presence.ABSENT, reason=str(error))
+        if state["Status"] not in _RUNNING:
+            return self._ended(state, words)
+        if self._is_stopping():
+            return Observation(presence=Presence.GOING, reason="told to stop")
+        found = external.judge(await external.probe_all(self._replicas))
+        if found.presence is Presence.PRESENT:
+            return found
+        return Observation(
+            presence=Presence.COMING, reason=f"the container {self._container} is {state['Status']}; {found.reason}"
+        )
+
+    async def start(self) -> None:
+        """See `Driver`."""
+        self._released = False
+        await asyncio.to_thread(self._do, lambda container: container.start())
+
+    async def release(self) -> None:
+        """See `Driver`. Docker sends SIGTERM, and SIGKILL after its time."""
+        if self._is_stopping():
+            return
+        self._released = True
+        stopping, self._stopping = self._stopping, None
+        if stopping is not None:
+            stopping.result()
+        if (await self.observe()).presence is not Presence.ABSENT:
+            stop = asyncio.to_thread(self._do, lambda container: container.stop(timeout=STOP_GRACE_S))
+            self._stopping = asyncio.create_task(stop)
+
+    async def aclose(self) -> None:
+        """See `Driver`. A stop that was set in motion goes on in Docker."""
+        if self._stopping is not None:
+            await asyncio.wait({self._stopping})
+            self._stopping.exception()
+        if self._sdk is not None:
+            await asyncio.to_thread(self._sdk.close)
+
+    def _is_stopping(self) -> bool:
+        return self._stopping is not None and not self._stopping.done()
+
+    def _ended(self, state: Any, words: str) -> Observation:
+        ran = not str(state.get("StartedAt", "0001")).startswith("0001")  # Docker's word for never
+        if not ran or self._released:
+            return Observation(presence=Presence.ABSENT, reason=f"the container {self._container} does not run")
+        why = "it ran out of memory" if state.get("OOMKilled") else state.get("Error") or f"exit {state.get('ExitCode')}"
+        reason = f"the container {self._container} ended ({why})"
+        return Observation(presence=Presence.ABSENT, reason=reason, ended=True, last_words=words)
+
+    def _look(self) -> tuple[Any, str]:
+        """Docker's own record of the container's state, and its last lines where it does not run."""
+        return self._do(_seen)
+
+    def _do(self, ask: Callable[[Any], T]) -> T:
+        """What Docker answers about the container; blocks. Raises `DriverFailed`."""
+        try:
+            import docker  # noqa: PLC0415 - an extra
+        except ImportError:
+            raise DriverFailed("the Docker SDK is not installed: pip install 'aegis-workers[docker]'") from None
+        try:
+            if self._sdk is None:
+                self._sdk = docker.from_env(timeout=_ANSWER_WITHIN_S + STOP_GRACE_S)
+            return ask(self._sdk.containers.get(self._container))
+        except docker.errors.NotFound:
+            raise DriverFailed(f"there is no container {self._container}: create it with docker create --name") from None
+        except docker.errors.APIError as error:
+            raise DriverFailed(f"Docker refused it for the container {self._container}: {error.explanation or error}") from None
+        except (docker.errors.DockerException, OSError) as error:
+            raise DriverFailed(f"Docker does not answer ({error}): start it, or correct DOCKER_HOST") from None
+
+
+def _seen(container: Any) -> tuple[Any, str]:
+    state = container.attrs["State"]
+    words = "" if state["Status"] in _RUNNING else container.logs(tail=_TAIL_LINES).decode(errors="replace").strip()
+    return state, words
