@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from aegis_workers.controller import equipment
+from aegis_workers.controller.engines import Engines
 from aegis_workers.controller.reign import Reign
 from aegis_workers.jobs.overseer import Overseer
 from aegis_workers.settings import Settings
@@ -33,24 +35,31 @@ async def _run(settings: Settings) -> int:
         leadership = Leadership(client, f"{platform.node()}:{os.getpid()}")
 
         async def serve(token: int) -> None:
-            await Overseer(client, settings, token).run()
+            async with equipment.opened(settings) as found:
+                await _first(Overseer(client, settings, token).run, Engines(client, settings, token, found).run)
 
         try:
-            await _until(told, Reign(leadership, serve).run)
+            await _first(told.wait, Reign(leadership, serve).run)
         except Exception as error:  # whatever it is: a supervisor starts the process anew
             log.critical("controller.died", error=repr(error), exc_info=True)
             return 1
     return 0
 
 
-async def _until(told: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
-    """Does the work until it is told to stop; raises what the work dies of."""
-    working, waiting = asyncio.ensure_future(work()), asyncio.ensure_future(told.wait())
+async def _end(part: asyncio.Future[object]) -> None:
+    """Cancels until the part has ended: redis-py's connections can swallow a cancellation that comes with their answer."""
+    while not part.done():
+        part.cancel()
+        await asyncio.wait([part], timeout=0.1)
+
+
+async def _first(*works: Callable[[], Awaitable[object]]) -> None:
+    """Does all of it until one part ends, and ends the others; raises what one died of."""
+    parts = [asyncio.ensure_future(work()) for work in works]
     try:
-        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        waiting.cancel()
-        working.cancel()
-        await asyncio.gather(working, waiting, return_exceptions=True)
-    if not working.cancelled():
-        working.result()
+        await asyncio.gather(*(_end(part) for part in parts))
+    for part in parts:
+        if not part.cancelled():
+            part.result()

@@ -1,0 +1,302 @@
+"""The loop of the controller on a real Redis: killed at any step, deposed, and hurried by the mode key."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import redis.asyncio
+from led_engines import TOTAL_GB, Host
+from settling import ended
+from structlog.testing import capture_logs
+
+from aegis_workers.controller import engines
+from aegis_workers.controller.demand import Demand
+from aegis_workers.controller.driver import Presence
+from aegis_workers.controller.engines import Engines
+from aegis_workers.controller.hands import Hands
+from aegis_workers.jobs.steps import Deposed
+from aegis_workers.routing import Engine, Mode
+from aegis_workers.settings import Settings
+from aegis_workers.state import engine_control, keys, slots
+from aegis_workers.state.engine_control import Phase
+from aegis_workers.state.jobs import Ruling
+
+pytestmark = pytest.mark.anyio
+
+VLLM_READY = (Phase.READY, Phase.STOPPED)
+OLLAMA_READY = (Phase.STOPPED, Phase.READY)
+
+
+class Killed(BaseException):
+    """The controller's death at a chosen point."""
+
+
+@pytest.fixture
+def host(async_client: redis.asyncio.Redis, settings: Settings) -> Host:
+    return Host(async_client, settings)
+
+
+async def ollama_serves(host: Host) -> Engines:
+    leader = await host.lead()
+    await host.settle(leader, OLLAMA_READY)
+    return leader
+
+
+@asynccontextmanager
+async def running(leader: Engines) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(leader.run())
+    try:
+        await leader._push.connected.wait()
+        yield task
+    finally:
+        await ended(task)
+
+
+async def test_a_mode_write_is_followed_and_each_phase_and_its_time_is_logged(host: Host) -> None:
+    leader = await ollama_serves(host)
+    await leader.step()
+    with capture_logs() as logs:
+        await host.client.set(keys.MODE, "vllm")
+        await host.settle(leader, VLLM_READY)
+        await leader.step()
+    said = [line["event"] for line in logs if line["event"].startswith(("engine.", "switch."))]
+    assert said == [
+        "engine.fenced",
+        "engine.drained",
+        "engine.released",
+        "engine.started",
+        "engine.warmed",
+        "engine.ready",
+        "switch.finished",
+    ]
+    finished = next(line for line in logs if line["event"] == "switch.finished")
+    assert {"seconds", "ollama_draining_s", "ollama_stopping_s", "vllm_starting_s", "vllm_warming_s"} <= finished.keys()
+    assert host.clients[Engine.VLLM].proofs == 1
+    assert [host.drivers[engine].starts for engine in Engine] == [1, 1]
+
+
+async def test_a_call_in_flight_keeps_its_engine_until_it_ends(host: Host) -> None:
+    leader = await ollama_serves(host)
+    lease = slots._leases([host.clients[Engine.OLLAMA].url])[0]
+    await host.client.zadd(lease, {"a call": 10**15})
+    await host.client.set(keys.MODE, "vllm")
+    await host.settle(leader, (Phase.STOPPED, Phase.DRAINING))
+    for _ in range(5):
+        await leader.step()
+    assert host.drivers[Engine.OLLAMA].releases == 0
+    await host.client.delete(lease)
+    await host.settle(leader, VLLM_READY)
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, number: int, *, before: bool) -> Callable[[], int]:
+    """Death before or after one of the acts, which are writes and effects; returns how many there were."""
+    acts = 0
+
+    def deadly(act: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def tried(*args: Any, **kwargs: Any) -> Any:
+            nonlocal acts
+            acts += 1
+            if before and acts == number:
+                raise Killed
+            found = await act(*args, **kwargs)
+            if not before and acts == number:
+                raise Killed
+            return found
+
+        return tried
+
+    monkeypatch.setattr(engine_control, "write", deadly(engine_control.write))
+    monkeypatch.setattr(Hands, "do", deadly(Hands.do))
+    return lambda: acts
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_controller_killed_at_any_step_of_a_switch_is_followed_by_one_that_goes_on(
+    host: Host,
+    monkeypatch: pytest.MonkeyPatch,
+    before: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    number, deaths = 1, 0
+    while number == deaths + 1:
+        await host.client.set(keys.MODE, "ollama")
+        await host.settle(await host.lead(), OLLAMA_READY)
+        for driver in host.drivers.values():
+            driver.starts = 0
+        await host.client.set(keys.MODE, "vllm")
+        with monkeypatch.context() as patch:
+            count = killed_at(patch, number, before=before)
+            try:
+                await host.settle(await host.lead(), VLLM_READY)
+            except Killed:
+                deaths += 1
+        await host.settle(await host.lead(), VLLM_READY)
+        assert host.drivers[Engine.VLLM].starts <= 2
+        assert host.drivers[Engine.OLLAMA].presence is Presence.ABSENT
+        number += 1
+    assert deaths == count() > 8
+
+
+async def test_a_leader_that_was_deposed_changes_nothing(host: Host) -> None:
+    old = await ollama_serves(host)
+    await host.client.set(keys.MODE, "vllm")
+    await host.lead()
+    before = await host.client.hgetall(keys.engine(Engine.OLLAMA))
+    with pytest.raises(Deposed):
+        await old.step()
+    assert await host.client.hgetall(keys.engine(Engine.OLLAMA)) == before
+    await asyncio.wait_for(old.run(), 10)  # it ends by itself
+    assert [host.drivers[engine].releases for engine in Engine] == [0, 0]
+
+
+async def test_a_leader_that_froze_between_the_record_and_the_effect_asks_again_and_does_nothing(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = await ollama_serves(host)
+    await host.client.set(keys.MODE, "vllm")
+    await host.settle(leader, (Phase.STOPPED, Phase.DRAINING))
+    write, released = engine_control.write, host.drivers[Engine.OLLAMA].releases
+
+    async def freezes(*args: Any, **kwargs: Any) -> Ruling:
+        ruling = await write(*args, **kwargs)
+        if args[3].phase is Phase.STOPPING:
+            await host.lead()
+            monkeypatch.setattr(engines, "FRESH_S", -1.0)
+        return ruling
+
+    monkeypatch.setattr(engine_control, "write", freezes)
+    with pytest.raises(Deposed):
+        await leader.step()
+    assert host.drivers[Engine.OLLAMA].releases == released
+
+
+async def test_a_record_that_another_wrote_meanwhile_is_not_overwritten(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    leader = await ollama_serves(host)
+    await host.client.set(keys.MODE, "vllm")
+    await host.settle(leader, (Phase.STOPPED, Phase.DRAINING))
+    found = await host.control(Engine.OLLAMA)
+    theirs = engine_control.encode(replace(found, reason="another's"))
+    take = leader._take
+
+    async def after_them(*args: Any) -> None:
+        await host.client.hset(keys.engine(Engine.OLLAMA), keys.CONTROL_FIELD, theirs)
+        await take(*args)
+
+    monkeypatch.setattr(leader, "_take", after_them)
+    await leader.step()
+    assert (await host.control(Engine.OLLAMA)).reason == "another's"
+    assert host.drivers[Engine.OLLAMA].releases == 0
+
+
+async def test_a_mode_written_three_times_within_a_second_ends_as_it_was_written_last(host: Host) -> None:
+    leader = await ollama_serves(host)
+    async with running(leader):
+        for word in ("vllm", "ollama", "vllm"):
+            await host.client.set(keys.MODE, word)
+            await asyncio.sleep(0.1)
+        await host.eventually(VLLM_READY)
+
+
+async def test_an_unknown_mode_moves_nothing(host: Host) -> None:
+    await host.client.set(keys.MODE, "vllm")
+    leader = await host.lead()
+    await host.settle(leader, VLLM_READY)
+    releases = [driver.releases for driver in host.drivers.values()]
+    await host.client.set(keys.MODE, "olama")
+    for _ in range(5):
+        await leader.step()
+    assert await host.phases() == VLLM_READY
+    assert [driver.releases for driver in host.drivers.values()] == releases
+
+
+async def test_a_start_that_is_refused_twice_is_rolled_back_and_tried_again_when_the_same_mode_is_written(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_workers.controller.case._FIRST_RETRY_S", 0.0)
+    leader = await ollama_serves(host)
+    host.drivers[Engine.VLLM].refusal = "there is no such command"
+    async with running(leader):
+        await host.client.set(keys.MODE, "vllm")
+        await host.eventually((Phase.FAILED, Phase.READY))
+        assert (await host.control(Engine.VLLM)).reason.startswith("there is no such command; Ollama runs in its place")
+        assert host.drivers[Engine.VLLM].starts == 2
+        host.drivers[Engine.VLLM].refusal = ""
+        await host.client.set(keys.MODE, "vllm")
+        await host.eventually(VLLM_READY)
+
+
+async def test_what_an_engine_wrote_is_shown_to_operators_and_not_logged(host: Host) -> None:
+    leader = await ollama_serves(host)
+    host.drivers[Engine.VLLM].fails = True
+    await host.client.set(keys.MODE, "vllm")
+    with capture_logs() as logs:
+        await host.settle(leader, (Phase.FAILED, Phase.STOPPED))
+    assert "a text of a user" in (await host.control(Engine.VLLM)).reason
+    assert "engine.failed" in [line["event"] for line in logs]
+    assert "a text of a user" not in str(logs)
+
+
+async def test_a_proof_that_fails_is_tried_again_and_its_words_are_shown(host: Host) -> None:
+    leader = await ollama_serves(host)
+    host.clients[Engine.VLLM].unproven = TimeoutError()
+    await host.client.set(keys.MODE, "vllm")
+    await host.settle(leader, (Phase.WARMING, Phase.STOPPED))
+    for _ in range(20):
+        await leader.step()
+        await asyncio.sleep(0)
+    assert "completes no token yet" in (await host.control(Engine.VLLM)).reason
+    assert host.clients[Engine.VLLM].proofs > 1
+    host.clients[Engine.VLLM].unproven = None
+    await host.settle(leader, VLLM_READY)
+
+
+async def test_what_is_measured_is_shared_with_the_room_that_it_makes(host: Host) -> None:
+    await ollama_serves(host)
+    shared = str(await host.client.get(keys.MEMORY))
+    assert f'"total_gb": {TOTAL_GB}' in shared
+    assert '"room_for_both": false' in shared
+
+
+async def test_work_is_there_while_it_is_queued_held_or_to_be_fed(async_client: redis.asyncio.Redis) -> None:
+    demand = Demand(async_client)
+
+    async def is_there() -> bool:
+        demand._looked_at = float("-inf")
+        return (await demand.read()).is_there
+
+    assert not await is_there()
+    await async_client.rpush("extraction", "a message")
+    assert await is_there()
+    await async_client.delete("extraction")
+    await async_client.hset(keys.WORKER_QUEUES, mapping={"w1": "extraction", "w2": "chat", "gone": "extraction"})
+    await async_client.rpush(keys.held("w2"), "a message")
+    await async_client.set(keys.held("gone"), "gone")
+    assert not await is_there()
+    await async_client.rpush(keys.held("w1"), "a message")
+    assert await is_there()
+    await async_client.delete(keys.held("w1"))
+    await async_client.sadd(keys.JOBS, "job_1")
+    await async_client.hset(keys.job("job_1"), mapping={"state": "open"})
+    assert not await is_there()
+    await async_client.hset(keys.job("job_1"), "waits", "waits for vLLM: starting")
+    assert await is_there()
+    await async_client.hset(keys.job("job_1"), "state", "closing")
+    assert not await is_there()
+
+
+async def test_on_demand_the_engine_comes_with_the_work_and_leaves_after_the_idle_time(
+    async_client: redis.asyncio.Redis, settings: Settings
+) -> None:
+    host = Host(async_client, settings, vllm_on_demand=True, vllm_idle_s=0.0, llm_engine_mode=Mode.VLLM)
+    leader = await host.lead()
+    await host.settle(leader, (Phase.STOPPED, Phase.STOPPED))
+    assert (await host.control(Engine.VLLM)).reason == "Not started (on demand: there is no extraction work)"
+    await async_client.rpush("extraction", "a message")
+    leader._senses._demand._looked_at = float("-inf")
+    await host.settle(leader, VLLM_READY)
+    await async_client.delete("extraction")
+    leader._senses._demand._looked_at = float("-inf")
+    await host.settle(leader, (Phase.STOPPED, Phase.STOPPED))
+    assert host.drivers[Engine.VLLM].presence is Presence.ABSENT
