@@ -1,12 +1,14 @@
 """`engines`: what an operator asks first."""
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
-from aegis_workers.cli.output import ago, json_option, print_json, print_table
+from aegis_workers.cli import memory_words
+from aegis_workers.cli.output import ago, json_option, plain, print_json, print_table, span
 from aegis_workers.routing import Engine
 
 
@@ -29,6 +31,7 @@ def _show(found: Mapping[str, Any]) -> None:
     click.echo()
     columns = ("ENGINE", "STATE", "SINCE", "PROBED", "IN FLIGHT", "LIMIT", "TOK/S")
     print_table(columns, [_row(name, engine) for name, engine in found["engines"].items()], numbers=columns[4:])
+    _show_control(found)
     notes = [note for name, engine in found["engines"].items() for note in _notes(Engine(name), engine)]
     if notes:
         click.echo()
@@ -41,6 +44,42 @@ def _show(found: Mapping[str, Any]) -> None:
     queues = Counter(worker["queue"] for worker in found["workers"])
     shown = ", ".join(f"{queue} {count}" for queue, count in sorted(queues.items()))
     click.echo(f"\nWorkers: {shown or 'none (start one: celery -A aegis_workers worker -Q extraction)'}")
+
+
+def _show_control(found: Mapping[str, Any]) -> None:
+    """What the controller makes of the engines; nothing where none ever led, or all of them are left to somebody else."""
+    led = [(Engine(name), engine) for name, engine in found["engines"].items() if engine["phase"] is not None]
+    if all(engine["driver"] == "external" and not engine["fenced"] for _, engine in led):
+        return
+    click.echo()
+    columns = ("ENGINE", "PHASE", "SINCE", "CALLS", "DRIVER", "ORIGIN", "BECAUSE")
+    print_table(columns, [_control_row(engine, facts) for engine, facts in led])
+    if found["controller"] is None:
+        click.echo("\nNo controller leads: what the last one said stays in force until one runs (aegis-workers controller).")
+    if found["memory"] is not None:
+        click.echo(f"\nMemory: {memory_words.line(found['memory'])}")
+
+
+def _control_row(engine: Engine, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        engine.label,
+        facts["phase"],
+        ago(facts["phase_since"]),
+        "fenced" if facts["fenced"] else "admitted",
+        facts["driver"],
+        facts["origin"] or "-",
+        plain(_because(facts)),
+    )
+
+
+def _because(facts: Mapping[str, Any]) -> str:
+    """Its reason, and what became of its starts."""
+    words = [facts["phase_reason"] or "-"]
+    if facts["failures"]:
+        words.append(f"{facts['failures']} failed start" + ("s" if facts["failures"] > 1 else ""))
+    if facts["retry_at"] is not None and facts["retry_at"] > time.time():
+        words.append(f"tried again in {span(facts['retry_at'] - time.time())}")
+    return "; ".join(words)
 
 
 def _row(name: str, engine: Mapping[str, Any]) -> tuple[str, ...]:
@@ -62,5 +101,5 @@ def _notes(engine: Engine, found: Mapping[str, Any]) -> Iterator[tuple[str, str]
     if len(found["replicas"]) > 1:
         for replica in found["replicas"]:
             yield engine.label, f"{replica['url']}: {replica['state']}" + (f": {replica['reason']}" if replica["reason"] else "")
-    elif found["reason"]:
+    elif found["reason"] and not found["fenced"]:
         yield engine.label, found["reason"]

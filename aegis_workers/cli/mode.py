@@ -36,19 +36,49 @@ def get(*, as_json: bool) -> None:
 
 @mode.command("set")
 @click.argument("mode", metavar="MODE", type=click.Choice(list(Mode), case_sensitive=False))
+@click.option(
+    "--wait", "wait_s", metavar="SECONDS", type=click.FloatRange(min=0), help="Show how the engines follow, so long at most."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would happen, and write nothing.")
 @json_option
-def set_mode(mode: Mode, *, as_json: bool) -> None:
-    """Switch to MODE: vllm, ollama or auto."""
+@click.pass_context
+def set_mode(ctx: click.Context, mode: Mode, *, wait_s: float | None, dry_run: bool, as_json: bool) -> None:
+    """Switch to MODE: vllm, ollama or auto.
+
+    With --wait: exit status 0 when what should run is ready and what should not is stopped, 1 when an engine failed or the
+    time is over.
+    """
     from aegis_workers import settings as settings_module
+    from aegis_workers.cli import prospect, switch
     from aegis_workers.state import connection
     from aegis_workers.state import mode as modes
 
+    if dry_run and wait_s is not None:
+        raise click.UsageError("--dry-run writes nothing that --wait could wait for: give one of them")
     settings = settings_module.load()
+    if dry_run:
+        prospect.show(settings, mode, as_json=as_json)
+        return
     with connection.explained(settings), connection.open_sync(settings) as client:
         previous = modes.write(client, mode)
+        if not as_json:
+            click.echo(_written(mode, previous))
+        if wait_s is None:
+            following = None
+        else:
+            following = switch.follow(client, settings, mode, within_s=wait_s, say=_nothing if as_json else click.echo)
     if as_json:
-        print_json({"mode": mode.value, "previous": previous})
-    elif previous == mode.value:
-        click.echo(f"Mode is {mode.value}, as it was.")
-    else:
-        click.echo(f"Mode is {mode.value} (was {previous or 'not set'}).")
+        print_json({"mode": mode.value, "previous": previous} | switch.values(following))
+        ctx.exit(0 if following is None or following.problem is None else 1)
+    if following is not None:
+        switch.end(following, mode)
+
+
+def _written(mode: Mode, previous: str | None) -> str:
+    if previous == mode.value:
+        return f"Mode is {mode.value}, as it was."
+    return f"Mode is {mode.value} (was {previous or 'not set'})."
+
+
+def _nothing(_line: str) -> None:
+    """JSON is one document, at the end."""

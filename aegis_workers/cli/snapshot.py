@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from aegis_workers.cli import memory_words
 from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
-from aegis_workers.state import connection, engine_status, workers
+from aegis_workers.state import connection, engine_status, leader, memory, workers
 from aegis_workers.state import mode as modes
 from aegis_workers.state.engine_status import EngineStatus, ReplicaStatus
 from aegis_workers.state.workers import WorkerReport
@@ -22,6 +23,7 @@ def take(settings: Settings) -> dict[str, Any]:
         mode = modes.read(client, settings.llm_engine_mode)
         reports = workers.read_all(client)
         statuses = {engine: engine_status.read(client, engine) for engine in Engine}
+        measured, controller = memory.read(client), leader.read(client)
     waiting: Counter[str] = Counter()
     for report in reports:
         waiting.update(report.waiting)
@@ -29,6 +31,8 @@ def take(settings: Settings) -> dict[str, Any]:
         "mode": mode.mode.value,
         "problem": mode.problem,
         "engines": {engine.value: _engine(engine, statuses[engine], reports, settings) for engine in Engine},
+        "controller": controller,
+        "memory": memory_words.values(measured),
         "waiting": dict(waiting),
         "workers": [{"id": report.worker_id, "queue": report.queue, "pid": report.pid} for report in reports],
     }
@@ -46,6 +50,23 @@ def _engine(engine: Engine, status: EngineStatus, reports: Sequence[WorkerReport
         "limit": settings.limit(engine) * max(1, len(status.replicas)),
         "tokens_per_s": round(sum(report.tokens_per_s.get(engine, 0.0) for report in reports), 1),
         "replicas": [_replica(replica) for replica in status.replicas],
+        **_control(status),
+    }
+
+
+def _control(status: EngineStatus) -> dict[str, Any]:
+    """What the controller makes of an engine; nothing of it is known where none ever led."""
+    control = status.control
+    return {
+        "phase": control and control.phase.value,
+        "phase_since": control and control.since,
+        "phase_reason": control and control.reason,
+        "fenced": status.fenced,
+        "epoch": status.epoch or None,
+        "driver": control and control.driver,
+        "origin": control and control.origin,
+        "failures": control.failures if control else 0,
+        "retry_at": control and control.retry_at,
     }
 
 
