@@ -188,14 +188,18 @@ def installed(
     vllm: Sequence[str] = (),
     ollama: Sequence[str] = (),
     await_engines: bool = True,
+    simulated: Sequence[Engine] = tuple(Engine),
     **settings: Any,
 ) -> Iterator[Installation]:
-    """An installation with workers for `queues`, simulators with these options, and `settings` by their field names."""
+    """An installation with workers for `queues`, simulators with these options, and `settings` by their field names.
+
+    Engines that are not `simulated` here are others' to start, at addresses in the settings.
+    """
     with ExitStack() as stack:
         server = stack.enter_context(redis_server.running(NO_REDIS))
         base = Settings(_env_file=None, redis_url=server.url)
         options = {Engine.VLLM: vllm, Engine.OLLAMA: ollama}
-        simulators = {engine: start_simulator(engine, base, logs, options[engine]) for engine in Engine}
+        simulators = {engine: start_simulator(engine, base, logs, options[engine]) for engine in simulated}
         stack.callback(lambda: process.stop(list(simulators.values()), 5))
         used: dict[str, Any] = {"redis_url": server.url, "probe_interval_s": 0.5, "shutdown_grace_s": 2.0}
         for engine, simulator in simulators.items():
@@ -217,5 +221,5 @@ def installed(
         stack.callback(lambda: process.stop(place.workers, 10))
         place.start_workers(*queues)
         if queues and await_engines:
-            place.await_engines(*(engine for engine in Engine if chosen.model(engine)))
+            place.await_engines(*(engine for engine in simulated if chosen.model(engine)))
         yield place
