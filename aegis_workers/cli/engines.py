@@ -73,8 +73,10 @@ def _control_row(engine: Engine, facts: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _because(facts: Mapping[str, Any]) -> str:
-    """Its reason, and what became of its starts."""
+    """Its reason, what it wrote last, and what became of its starts."""
     words = [facts["phase_reason"] or "-"]
+    if facts["said"]:
+        words.append(f"it wrote: {facts['said']}")
     if facts["failures"]:
         words.append(f"{facts['failures']} failed start" + ("s" if facts["failures"] > 1 else ""))
     if facts["retry_at"] is not None and facts["retry_at"] > time.time():

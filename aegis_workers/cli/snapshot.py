@@ -61,6 +61,7 @@ def _control(status: EngineStatus) -> dict[str, Any]:
         "phase": control and control.phase.value,
         "phase_since": control and control.since,
         "phase_reason": control and control.reason,
+        "said": control and control.said,
         "fenced": status.fenced,
         "epoch": status.epoch or None,
         "driver": control and control.driver,

@@ -40,16 +40,15 @@ class Following:
         """Seconds since the mode was written."""
         return time.monotonic() - self.began
 
-    def see(self, engine: Engine, state: str, reason: str, say: Callable[[str], None]) -> None:
-        """Note the state of an engine, and say it where it is news."""
+    def see(self, engine: Engine, state: str, reason: str, said: str, say: Callable[[str], None]) -> None:
+        """Note the state of an engine, and say it where it is news, with what the engine wrote."""
         at_s = self.elapsed_s
         before = self._said.get(engine)
         if before is not None and before[0] == state and (before[1] == reason or at_s - before[2] < _LINE_EVERY_S):
             return
         self._said[engine] = state, reason, at_s
-        self.phases.append({"engine": engine.value, "phase": state, "at_s": round(at_s, 2), "reason": reason})
-        words = f"{state}: {reason}" if reason else state
-        say(plain(f"{at_s:7.1f} s  {engine.label:<6}  {words}"))
+        self.phases.append({"engine": engine.value, "phase": state, "at_s": round(at_s, 2), "reason": reason, "said": said})
+        say(plain(f"{at_s:7.1f} s  {engine.label:<6}  {_told(state, reason, said)}"))
 
 
 def follow(client: "redis.Redis", settings: "Settings", mode: Mode, *, within_s: float, say: Callable[[str], None]) -> Following:
@@ -97,11 +96,11 @@ class _Place:
         led = leader.read(self._client) is not None and any(status.control is not None for status in statuses.values())
         return statuses, led
 
-    def state(self, engine: Engine, status: "EngineStatus", *, led: bool) -> tuple[str, str]:
-        """An engine's state and its reason: by the controller's word, or as a worker found it."""
+    def state(self, engine: Engine, status: "EngineStatus", *, led: bool) -> tuple[str, str, str]:
+        """An engine's state, its reason, and what it wrote: by the controller's word, or as a worker found it."""
         if led and status.control is not None:
-            return status.control.phase.value, status.control.reason
-        return (status.state.value, status.reason) if self._is_configured(engine, status) else ("not configured", "")
+            return status.control.phase.value, status.control.reason, status.control.said
+        return (status.state.value, status.reason, "") if self._is_configured(engine, status) else ("not configured", "", "")
 
     def led(self, statuses: "Statuses") -> _Verdict:
         """What the controller has yet to do."""
@@ -148,7 +147,11 @@ class _Place:
 def _words(engine: Engine, control: "Control | None") -> str:
     if control is None:
         return f"{engine.label}: the controller has said nothing of it yet"
-    return f"{engine.label}: {control.phase}" + (f": {control.reason}" if control.reason else "")
+    return f"{engine.label}: {_told(control.phase, control.reason, control.said)}"
+
+
+def _told(state: str, reason: str, said: str) -> str:
+    return (f"{state}: {reason}" if reason else state) + (f"; it wrote: {said}" if said else "")
 
 
 def values(following: Following | None) -> dict[str, Any]:

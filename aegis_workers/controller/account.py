@@ -41,7 +41,12 @@ class Account:
         self._phases[engine] = (step.enters, now)
         event = _RELEASED if before is Phase.STOPPING and step.enters is Phase.STOPPED else _EVENTS[step.enters]
         say = log.warning if step.enters is Phase.FAILED else log.info
-        say(event, engine=engine.value, reason=step.why, **({} if lasted_s is None else {f"{before}_s": round(lasted_s, 3)}))
+        say(
+            event,
+            engine=engine.value,
+            reason=step.after.reason,
+            **({} if lasted_s is None else {f"{before}_s": round(lasted_s, 3)}),
+        )
         if step.enters in MOVING and self._begun is None:
             self._begun = now
 

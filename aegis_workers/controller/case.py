@@ -7,6 +7,7 @@ from typing import Any, Final
 from aegis_workers.controller.driver import Presence
 from aegis_workers.controller.snapshot import EngineFacts, Memory, Rules, Snapshot
 from aegis_workers.controller.wants import START_TRIES, Choice, Want
+from aegis_workers.routing import Mode
 from aegis_workers.state.engine_control import Control, Phase
 
 # A failed start is tried again after `_FIRST_RETRY_S`, then after `_RETRY_S`, doubled each time up to `_LONGEST_RETRY_S`.
@@ -14,7 +15,7 @@ _FIRST_RETRY_S: Final = 5.0
 _RETRY_S: Final = 30.0
 _LONGEST_RETRY_S: Final = 600.0
 _MOST_DOUBLINGS: Final = 8
-# What an engine says of its end goes into a reason that people read in one line of a table.
+# What an engine says of its end is read in one line of a table.
 _WORDS: Final = 400
 _FOUND: Final = "as it was found"
 
@@ -31,15 +32,11 @@ class Effect(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """The record becomes `after`, if it still is `before`; then comes the effect, if any.
-
-    `why`: the reason without what an engine wrote, which may hold a user's text, for the log.
-    """
+    """The record becomes `after`, if it still is `before`; then comes the effect, if any."""
 
     before: Control | None
     after: Control
     effect: Effect | None = None
-    why: str = ""
 
     @property
     def enters(self) -> Phase | None:
@@ -122,12 +119,12 @@ class Case:
         if self.want.gave_up or self.want.choice is Choice.RUN:
             return {}
         others = 0 if self.other.control is None else self.other.control.failures
-        takes_turns = self.exclusive and others >= START_TRIES
+        takes_turns = self.exclusive and self.snapshot.mode is Mode.VLLM and others >= START_TRIES
         return {} if takes_turns else {"failures": 0, "retry_at": None}
 
     def move(self, phase: Phase, reason: str, effect: Effect | None = None, **changes: Any) -> Step:
         """Enter a phase, or begin it anew; fenced unless it is said otherwise."""
-        unlike: dict[str, Any] = {"fenced": True, "closing": False, "began": None} | changes
+        unlike: dict[str, Any] = {"fenced": True, "closing": False, "began": None, "said": ""} | changes
         return self._step(replace(self.control, phase=phase, since=self.now, **unlike), reason, effect)
 
     def stay(self, reason: str, effect: Effect | None = None, **changes: Any) -> Step | None:
@@ -137,18 +134,17 @@ class Case:
 
     def _step(self, control: Control, reason: str, effect: Effect | None) -> Step:
         after = replace(control, reason=reason, driver=self.facts.driver, origin=self.want.origin)
-        return Step(before=self.facts.control, after=after, effect=effect, why=reason)
+        return Step(before=self.facts.control, after=after, effect=effect)
 
-    def fail(self, why: str, *, for_good: bool = False) -> Step:
+    def fail(self, reason: str, *, for_good: bool = False) -> Step:
         """The start failed. `for_good`: another try would end like this one."""
         failures = self.control.failures + 1
         if for_good:
             failures = max(failures, START_TRIES)
-        words = self.facts.seen.last_words.strip()
-        reason = f"{why}: {words[-_WORDS:]}" if words else why
+        said = self.facts.seen.last_words.strip()[-_WORDS:]
         effect = Effect.RELEASE if self.facts.can_start and not self.is_absent else None
         retry_at = self.now + backoff_s(failures)
-        return replace(self.move(Phase.FAILED, reason, effect, failures=failures, retry_at=retry_at), why=why)
+        return self.move(Phase.FAILED, reason, effect, failures=failures, retry_at=retry_at, said=said)
 
 
 def of(snapshot: Snapshot, facts: EngineFacts, want: Want, other_want: Want, *, exclusive: bool) -> Case:

@@ -28,6 +28,8 @@ def _serve_again(case: Case) -> Step:
 
 def _keep(case: Case) -> Step | None:
     seen, lived_s = case.facts.seen, case.elapsed_s
+    if case.is_absent and not seen.ended:  # a model was unloaded: nothing has failed
+        return _begin(case)
     if case.is_absent:
         if lived_s < LIVED_S:
             return case.fail(f"ended {lived_s:.0f} s after it was ready")
@@ -54,7 +56,8 @@ def _begin(case: Case) -> Step | None:
         return _await_memory(case, f"{needed_gb:.1f} GB needed, {free_gb:.1f} GB free ({case.memory.source})")
     if case.control.phase is Phase.STARTING:  # told already, as far as the record says; whether it heard is not known
         return case.stay(case.control.reason, Effect.START, fenced=True)
-    return case.move(Phase.STARTING, case.want.reason, Effect.START, began=case.now, retry_at=None)
+    began = case.control.began if case.control.phase is Phase.WARMING else None
+    return case.move(Phase.STARTING, case.want.reason, Effect.START, began=began or case.now, retry_at=None)
 
 
 def _await_other(case: Case) -> Step | None:
@@ -81,7 +84,8 @@ def _await_memory(case: Case, numbers: str) -> Step | None:
     began = (case.control.began if is_waiting else None) or case.now
     limit_s = case.rules.memory_gate_s
     if case.now - began > limit_s:
-        return case.fail(f"no memory within AEGIS_MEMORY_GATE_S={limit_s:g}: {numbers}", for_good=True)
+        cure = f"stop what holds it, or lower AEGIS_{case.facts.engine.upper()}_MEMORY_GB"
+        return case.fail(f"no memory within AEGIS_MEMORY_GATE_S={limit_s:g}: {numbers}: {cure}", for_good=True)
     reason = f"waits for memory: {numbers}"
     if is_waiting:
         return case.stay(reason, fenced=True, closing=False, began=began)
@@ -93,7 +97,7 @@ def _await_answer(case: Case) -> Step | None:
     if case.facts.refused:
         return case.fail(case.facts.refused)
     if case.is_absent:
-        return case.fail("ended while it started") if seen.ended else _overdue(case) or _begin(case)
+        return _lost(case, "ended while it started")
     if seen.presence is Presence.PRESENT and case.facts.answers:
         return case.move(Phase.WARMING, "answers: completes a first token", Effect.PROVE, began=case.control.began)
     return _overdue(case) or case.stay(seen.reason or case.control.reason, fenced=True)
@@ -101,12 +105,20 @@ def _await_answer(case: Case) -> Step | None:
 
 def _await_proof(case: Case) -> Step | None:
     if case.is_absent:
-        return case.fail("ended before it completed a token")
+        return _lost(case, "ended before it completed a token")
     if case.facts.proven:
         return case.move(Phase.READY, case.want.reason, fenced=False, retry_at=None)
     effect = None if case.facts.proving else Effect.PROVE
     words = f"completes no token yet: {case.facts.unproven}" if case.facts.unproven else case.control.reason
     return _overdue(case) or case.stay(words, effect, fenced=True)
+
+
+def _lost(case: Case, ended: str) -> Step | None:
+    """What comes of a start whose engine is not there any more: a failure where it ended, else it is started once more."""
+    seen = case.facts.seen
+    if seen.ended:
+        return case.fail(f"{ended}: {seen.reason}" if seen.reason else ended)
+    return _overdue(case) or _begin(case)
 
 
 def _overdue(case: Case) -> Step | None:

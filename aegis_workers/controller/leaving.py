@@ -4,6 +4,7 @@ from typing import assert_never
 
 from aegis_workers.controller.case import Case, Effect, Step, serves_instead
 from aegis_workers.controller.snapshot import DrainThen
+from aegis_workers.controller.wants import Choice
 from aegis_workers.state.engine_control import Phase
 
 
@@ -55,19 +56,25 @@ def _drain(case: Case) -> Step | None:
 
 def _release(case: Case) -> Step:
     if not case.facts.can_start or (case.is_absent and case.facts.leases == 0):
-        return case.move(Phase.STOPPED, case.off_reason, **case.forgotten)
+        return _stopped(case)
     return case.move(Phase.STOPPING, f"gives its memory back ({case.want.reason})", Effect.RELEASE)
 
 
 def finish(case: Case) -> Step | None:
     """The next step of an engine that was told to give its memory back."""
     if case.is_absent or not case.facts.can_start:
-        return case.move(Phase.STOPPED, case.off_reason, **case.forgotten)
+        return _stopped(case)
     if case.elapsed_s > case.rules.release_s:
         why = f"did not give its memory back within {case.rules.release_s:g} s: it does not end, or somebody keeps it loaded"
         said = case.facts.seen.reason
         return case.move(Phase.FAILED, f"{why} ({said})" if said else why, Effect.RELEASE, retry_at=None)
     return case.stay(case.control.reason, Effect.RELEASE, fenced=True)
+
+
+def _stopped(case: Case) -> Step:
+    """It may be wanted again by now."""
+    reason = case.want.reason if case.want.choice is Choice.RUN else case.off_reason
+    return case.move(Phase.STOPPED, reason, **case.forgotten)
 
 
 def _stay_away(case: Case) -> Step | None:

@@ -10,7 +10,8 @@ from aegis_workers.controller.snapshot import EngineFacts, Snapshot
 from aegis_workers.routing import Engine, Mode
 from aegis_workers.state.engine_control import Phase
 
-# An engine that failed to start this often lets the other one run in its place, where only one of them can.
+# A vLLM that failed to start this often lets Ollama run in its place, where only one of them can. The other way round there is
+# no stand-in: who chose `ollama` or `auto` has not chosen to pay for vLLM.
 START_TRIES: Final = 2
 
 # An engine that was on its way, or there, when the work ended stays for the idle time; one that was not does not come for it.
@@ -77,7 +78,7 @@ def decide(snapshot: Snapshot) -> Mapping[Engine, Want]:
 def _one(snapshot: Snapshot) -> dict[Engine, Want]:
     """Where the engines exclude each other."""
     first = Engine.VLLM if snapshot.mode is Mode.VLLM else Engine.OLLAMA
-    if _gave_up(snapshot, first):
+    if first is Engine.VLLM and _gave_up(snapshot, first):
         return _stand_in(snapshot, first)
     return {first: _on_demand(snapshot, first, _run(snapshot)), first.other: _crowded_out(snapshot, first.other)}
 

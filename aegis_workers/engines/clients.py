@@ -1,6 +1,7 @@
 """The engine clients of a process, made from the settings."""
 
 from collections.abc import Mapping
+from typing import Final
 
 from aegis_workers.engines import transport
 from aegis_workers.engines.base import EngineClient
@@ -8,6 +9,9 @@ from aegis_workers.engines.ollama import OllamaClient
 from aegis_workers.engines.vllm import VllmClient
 from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
+
+# Ollama takes any negative duration so.
+_FOR_EVER: Final = "-1s"
 
 
 def build(settings: Settings) -> Mapping[Engine, tuple[EngineClient, ...]]:
@@ -36,15 +40,17 @@ def _vllm(settings: Settings, pool: transport.Pool) -> tuple[EngineClient, ...]:
 
 
 def _ollama(settings: Settings, pool: transport.Pool) -> tuple[EngineClient, ...]:
+    """Where a controller has it load and unload, each call asks for the model to stay: the last one's wish is in force."""
     model = settings.ollama_model
     if model is None:
         return ()
+    keep_alive = _FOR_EVER if settings.ollama_driver == "ollama" else settings.ollama_keep_alive
     return tuple(
         OllamaClient(
             place=transport.address(url),
             model=model,
             num_ctx=settings.ollama_num_ctx,
-            keep_alive=settings.ollama_keep_alive,
+            keep_alive=keep_alive,
             probe_timeout_s=settings.probe_timeout_s,
             pool=pool,
         )

@@ -34,15 +34,17 @@ class Control:
     """An engine as the leader leads it. Times in epoch seconds.
 
     `fenced`: no call is admitted to it. `closing`: the calls in flight there are closed and go back to waiting. `driver`: the
-    word of the setting. `failures`: failed starts since it last was ready or an operator asked anew. `retry_at`: no start before
-    it. `origin`: where the setting came from that decided about it, in words such as "PROFILE=chat_only". `began`: when the wait
-    began that the phase has a limit for: for memory in `stopped`, for the engine to be ready in `starting` and `warming`, for an
-    answer in `ready`.
+    word of the setting. `said`: the last lines that an engine wrote before its start failed, which may hold a user's text: they
+    are for operators who ask, and never in `reason`, which logs and results carry. `failures`: failed starts since it last was
+    ready or an operator asked anew. `retry_at`: no start before it. `origin`: where the setting came from that decided about it,
+    in words such as "PROFILE=chat_only". `began`: when the wait began that the phase has a limit for: for memory in `stopped`,
+    for the engine to be ready in `starting` and `warming`, for an answer in `ready`.
     """
 
     phase: Phase
     since: float
     reason: str = ""
+    said: str = ""
     fenced: bool = False
     closing: bool = False
     driver: str = "external"

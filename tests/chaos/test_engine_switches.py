@@ -103,7 +103,7 @@ def test_an_engine_that_always_crashes_gives_way_to_the_one_that_worked(tmp_path
         host.write_mode("vllm")
         host.await_phase(VLLM, "failed")
         host.await_settled(OLLAMA)
-        assert "Engine core initialization failed" in host.control(VLLM)["reason"]
+        assert "Engine core initialization failed" in host.control(VLLM)["said"]
         calls.await_more()
         assert host.engine_pids() == []
         host.write_mode("ollama")  # chats wait for vLLM until then, as mode `vllm` has it

@@ -32,7 +32,7 @@ from aegis_workers.state.workers import WorkerReport
 VLLM, OLLAMA = Engine.VLLM, Engine.OLLAMA
 READY = Control(phase=Phase.READY, since=1.0, reason="mode ollama", driver="ollama", origin="mode key")
 STOPPED = Control(phase=Phase.STOPPED, since=1.0, reason="Not started (mode ollama)", fenced=True, driver="process")
-FAILED = replace(STOPPED, phase=Phase.FAILED, failures=2, reason="it ended: CUDA out of memory")
+FAILED = replace(STOPPED, phase=Phase.FAILED, failures=2, reason="it ended", said="CUDA out of memory")
 MEASURED = Memory(free_gb=35.25, total_gb=60.0, source="meminfo", room_for_both=False, why="together they need 64.7 GB")
 
 
@@ -133,7 +133,7 @@ def test_waiting_ends_with_1_and_the_reason_when_the_engine_failed(place: Settin
         say(place, vllm=replace(FAILED, since=time.time() + 1), ollama=replace(READY, phase=Phase.STOPPED, fenced=True))
         lines.read()
         assert child.stderr is not None
-        assert "did not follow: vLLM: failed: it ended: CUDA out of memory" in child.stderr.read()
+        assert "did not follow: vLLM: failed: it ended; it wrote: CUDA out of memory" in child.stderr.read()
     assert child.returncode == 1
 
 
@@ -224,19 +224,19 @@ def test_engines_show_what_the_controller_makes_of_them(place: Settings, client:
     told = run(place, "engines").stdout
     assert (
         "vLLM    failed  0 s ago  fenced    process  PROFILE=pharma  "
-        "it ended: CUDA out of memory; 2 failed starts; tried again in 30 s\n" in told
+        "it ended; it wrote: CUDA out of memory; 2 failed starts; tried again in 30 s\n" in told
     )
     assert "Ollama  ready   0 s ago  admitted  ollama   mode key        mode ollama\n" in told
     assert "Memory: 35.2 of 60.0 GB free (meminfo)" in told
     assert "No controller leads" not in told
     found = json.loads(run(place, "engines", "--json").stdout)
     assert (found["controller"], found["memory"]["total_gb"]) == ("host:1", 60.0)
-    shown = {name: found["engines"]["vllm"][name] for name in ("phase", "fenced", "driver", "origin", "failures", "retry_at")}
+    shown = {name: found["engines"]["vllm"][name] for name in ("phase", "phase_reason", "said", "fenced", "failures", "retry_at")}
     assert shown == {
         "phase": "failed",
+        "phase_reason": "it ended",
+        "said": "CUDA out of memory",
         "fenced": True,
-        "driver": "process",
-        "origin": "PROFILE=pharma",
         "failures": 2,
         "retry_at": retrying.retry_at,
     }

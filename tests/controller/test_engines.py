@@ -17,10 +17,11 @@ from aegis_workers.controller.demand import Demand
 from aegis_workers.controller.driver import Presence
 from aegis_workers.controller.engines import Engines
 from aegis_workers.controller.hands import Hands
+from aegis_workers.dispatch.fleet import not_up
 from aegis_workers.jobs.steps import Deposed
 from aegis_workers.routing import Engine, Mode
 from aegis_workers.settings import Settings
-from aegis_workers.state import engine_control, keys, slots
+from aegis_workers.state import engine_control, engine_status, keys, slots
 from aegis_workers.state.engine_control import Phase
 from aegis_workers.state.jobs import Ruling
 
@@ -227,15 +228,23 @@ async def test_a_start_that_is_refused_twice_is_rolled_back_and_tried_again_when
         await host.eventually(VLLM_READY)
 
 
-async def test_what_an_engine_wrote_is_shown_to_operators_and_not_logged(host: Host) -> None:
+async def test_what_an_engine_wrote_is_shown_to_operators_and_not_logged(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aegis_workers.controller.case._FIRST_RETRY_S", 0.0)
     leader = await ollama_serves(host)
     host.drivers[Engine.VLLM].fails = True
     await host.client.set(keys.MODE, "vllm")
+    reasons = set()
     with capture_logs() as logs:
-        await host.settle(leader, (Phase.FAILED, Phase.STOPPED))
-    assert "a text of a user" in (await host.control(Engine.VLLM)).reason
-    assert "engine.failed" in [line["event"] for line in logs]
-    assert "a text of a user" not in str(logs)
+        for phases in [(Phase.FAILED, Phase.STOPPED), (Phase.STARTING, Phase.STOPPED), (Phase.FAILED, Phase.READY)]:
+            await host.settle(leader, phases)
+            statuses = (await engine_status.cache(host.client).read()).value
+            reasons |= {status.fence_reason for status in statuses.values()} | {not_up(statuses[Engine.VLLM], now_ms=0)}
+    assert (await host.control(Engine.VLLM)).said == "a text of a user"
+    said = [line["reason"] for line in logs if line["event"].startswith("engine.")]
+    assert "tried again after: ended while it started" in said
+    assert "in the place of vLLM, which did not start" in said
+    assert "ended while it started; Ollama runs in its place until the mode is set again" in reasons
+    assert "a text of a user" not in str(logs) + str(reasons)
 
 
 async def test_a_proof_that_fails_is_tried_again_and_its_words_are_shown(host: Host) -> None:

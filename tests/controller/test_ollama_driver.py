@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -11,7 +12,7 @@ from aegis_workers.completion import CompletionRequest, Message, Sampling
 from aegis_workers.controller.driver import Presence
 from aegis_workers.controller.drivers.ollama import OllamaDriver
 from aegis_workers.engines import clients
-from aegis_workers.engines.base import EngineClient
+from aegis_workers.engines.base import EngineClient, Probe, Readiness
 from aegis_workers.errors import DriverFailed
 from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
@@ -45,7 +46,9 @@ async def placed(anyio_backend: str) -> AsyncIterator[Callable[..., Awaitable[Pl
 
     async def place(*, model: str = "sim", **options: Any) -> Place:
         running = await start(Options(engine="ollama", **options))
-        settings = Settings(_env_file=None, ollama_url=(running.url,), ollama_model=model, ollama_keep_alive="-1s")
+        settings = Settings(
+            _env_file=None, ollama_url=(running.url,), ollama_model=model, ollama_driver="ollama", ollama_keep_alive="1s"
+        )
         (client,) = clients.build(settings)[Engine.OLLAMA]
         places.append(Place(running=running, client=client, driver=OllamaDriver([client])))
         return places[-1]
@@ -73,11 +76,12 @@ async def test_a_model_is_loaded_seen_and_unloaded(placed: Placed) -> None:
     assert not (await place.is_at(Presence.ABSENT)).ended
 
 
-async def test_the_model_stays_for_as_long_as_the_settings_say(placed: Placed) -> None:
+async def test_a_led_model_stays_until_it_is_told_to_go_also_after_a_call(placed: Placed) -> None:
     place = await placed(keep_alive_s=0.01)
     await place.driver.start()
     await place.is_at(Presence.PRESENT)
-    await asyncio.sleep(0.1)  # a bound, not a wait: Ollama's own default has long passed
+    await place.client.complete(ASKS)
+    await asyncio.sleep(1.1)  # a bound, not a wait: Ollama's own default has passed, and that of the settings
     assert (await place.driver.observe()).presence is Presence.PRESENT
 
 
@@ -117,7 +121,8 @@ async def test_a_load_that_fails_says_why(placed: Placed) -> None:
         while not (seen := await place.driver.observe()).ended:  # noqa: ASYNC110 - Ollama has no event for it
             await asyncio.sleep(0.01)
     assert seen.presence is Presence.ABSENT
-    assert "run `ollama pull not-pulled` there" in seen.last_words
+    assert seen.reason.startswith("its model did not load: Ollama at http")
+    assert "run `ollama pull not-pulled` there" in seen.reason
     await place.driver.release()
     assert not (await place.driver.observe()).ended
 
@@ -133,13 +138,36 @@ async def test_a_release_breaks_off_a_load(placed: Placed) -> None:
     await place.is_at(Presence.ABSENT)
 
 
-async def test_a_server_that_is_gone_holds_nothing_and_takes_no_orders(placed: Placed) -> None:
+@pytest.mark.parametrize(("released", "presence"), [(False, Presence.PRESENT), (True, Presence.GOING)])
+async def test_a_server_that_misses_a_probe_is_not_taken_for_gone(
+    placed: Placed,
+    monkeypatch: pytest.MonkeyPatch,
+    released: bool,  # noqa: FBT001 - a row of the table
+    presence: Presence,
+) -> None:
+    place = await placed()
+    await place.driver.start()
+    await place.is_at(Presence.PRESENT)
+    if released:
+        await place.driver.release()
+    silent = Probe(readiness=Readiness.UNAVAILABLE, reason="no answer within 5 s")
+    with monkeypatch.context() as patch:
+        patch.setattr(place.client, "probe", AsyncMock(return_value=silent))
+        assert (await place.driver.observe()).presence is presence
+        assert (await place.driver.observe()).presence is presence
+        patch.setattr("aegis_workers.controller.drivers.ollama._MISSED_S", 0.0)
+        seen = await place.driver.observe()
+        assert (seen.presence, seen.reason, seen.ended) == (Presence.ABSENT, "no answer within 5 s", False)
+    await place.is_at(Presence.ABSENT if released else Presence.PRESENT)
+
+
+async def test_a_server_that_is_gone_holds_nothing_and_takes_no_orders(placed: Placed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aegis_workers.controller.drivers.ollama._MISSED_S", 0.1)
     place = await placed()
     await place.driver.start()
     await place.is_at(Presence.PRESENT)
     await place.running.stop()
-    seen = await place.driver.observe()
-    assert seen.presence is Presence.ABSENT
+    seen = await place.is_at(Presence.ABSENT)
     assert seen.reason
     with pytest.raises(DriverFailed, match="did not take the order to unload: Ollama at http"):
         await place.driver.release()

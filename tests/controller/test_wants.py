@@ -150,6 +150,14 @@ def test_of_two_engines_that_fail_the_one_that_did_so_less_often_runs(
     assert choices(snapshot(Mode.VLLM, NO_ROOM, failed(Engine.VLLM, vllm), failed(Engine.OLLAMA, ollama))) == expected
 
 
+@pytest.mark.parametrize("mode", [Mode.OLLAMA, Mode.AUTO])
+@pytest.mark.parametrize(("vllm", "ollama"), [(0, 2), (0, 9), (1, 2), (2, 0), (2, 2)])
+def test_no_vllm_stands_in_for_an_ollama_that_fails(mode: Mode, vllm: int, ollama: int) -> None:
+    taken = snapshot(mode, NO_ROOM, failed(Engine.VLLM, vllm), failed(Engine.OLLAMA, ollama))
+    assert choices(taken) == (OFF, RUN)
+    assert not any(want.gave_up for want in wants.decide(taken).values())
+
+
 def test_an_engine_that_gave_up_is_wanted_again_when_an_operator_asks() -> None:
     asked = replace(failed(Engine.VLLM, 2), asked=901.0)
     assert choices(snapshot(Mode.VLLM, NO_ROOM, asked)) == (RUN, OFF)

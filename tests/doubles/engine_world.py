@@ -181,7 +181,9 @@ class World:
                     self.proven.add(engine)
 
     def _check_start(self, engine: Engine) -> None:
-        """Never a start before the gate, and never two engines above the budget."""
+        """Never a start before the gate, never two engines above the budget, and never vLLM against the mode."""
+        has_room = wants.room(self.snapshot()).both
+        assert engine is Engine.OLLAMA or self.mode is Mode.VLLM or (self.mode is Mode.AUTO and has_room), self.mode
         is_there = self.engines[engine].presence is not Presence.ABSENT
         assert not self.is_measured or is_there or self.free_gb >= SIZES[engine], f"{engine} starts with {self.free_gb} GB free"
         other = self.engines[engine.other]

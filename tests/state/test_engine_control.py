@@ -59,6 +59,11 @@ async def test_what_the_leader_writes_is_read_by_others_with_what_was_found(
     }
 
 
+def test_what_an_older_version_wrote_is_read() -> None:
+    written = {name: fact for name, fact in json.loads(engine_control.encode(FENCED)).items() if name != "said"}
+    assert engine_control.decode(json.dumps(written)) == FENCED
+
+
 async def test_who_leads_no_more_writes_nothing(client: redis.Redis, async_client: redis.asyncio.Redis) -> None:
     token = await lead(async_client)
     client.delete(keys.CONTROLLER)

@@ -1,23 +1,28 @@
 """Ollama, told to load its model and to unload it; the server itself runs all the time."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from aegis_workers.controller.driver import Observation, Presence
 from aegis_workers.controller.drivers import external
-from aegis_workers.engines.base import EngineClient, Readiness
+from aegis_workers.engines.base import EngineClient, Probe, Readiness
 from aegis_workers.errors import DriverFailed, EngineError, RequestRefused
 from aegis_workers.routing import Engine
 
 # An unload is answered at once, and done later.
 _TOLD_WITHIN_S = 5.0
+# So long after a first probe in vain the model is taken to be where it was: a busy server misses one now and then, and still
+# holds its memory. Then the server is gone, and what it held with it.
+_MISSED_S = 5.0
 
 
 class OllamaDriver:
     """Satisfies `Driver`. The clients are borrowed: whoever gave them closes them.
 
-    Absent is a server without the model in memory, and one that does not answer. Its memory may come back later than that.
+    Absent is a server without the model in memory, and one that has not answered for a while. Its memory may come back later.
+    A model that is not in memory has not ended: it was unloaded. Only a load can fail.
     """
 
     engine: Final = Engine.OLLAMA
@@ -29,20 +34,22 @@ class OllamaDriver:
         self._loading: asyncio.Task[None] | None = None
         self._failed: str | None = None
         self._released = False
+        self._was_loaded = False
+        self._missed_at: float | None = None
 
     async def observe(self) -> Observation:
         """See `Driver`."""
         self._collect()
         probes = await external.probe_all(self._replicas)
-        if any(probe.loaded for probe in probes):
+        unwell = next((probe.reason for probe in probes if probe.readiness is not Readiness.READY), "")
+        if self._is_loaded(probes):
             if self._released:
                 return Observation(presence=Presence.GOING, reason="told to unload, and its model is still in memory")
-            return Observation(presence=Presence.COMING if self._loading else Presence.PRESENT)
+            return Observation(presence=Presence.COMING if self._loading else Presence.PRESENT, reason=unwell)
         if self._loading is not None:
             return Observation(presence=Presence.COMING, reason="loading its model")
         if self._failed is not None:
-            return Observation(presence=Presence.ABSENT, reason="the model did not load", ended=True, last_words=self._failed)
-        unwell = next((probe.reason for probe in probes if probe.readiness is not Readiness.READY), None)
+            return Observation(presence=Presence.ABSENT, reason=f"its model did not load: {self._failed}", ended=True)
         return Observation(presence=Presence.ABSENT, reason=unwell or "its model is not in memory")
 
     async def start(self) -> None:
@@ -78,6 +85,16 @@ class OllamaDriver:
             if isinstance(end, BaseException):
                 raise end
 
+    def _is_loaded(self, probes: Sequence[Probe]) -> bool:
+        """By what the servers say; where one does not answer, by what they said last, for a while."""
+        loaded = any(probe.loaded for probe in probes)
+        if loaded or all(probe.readiness is Readiness.READY or probe.models for probe in probes):
+            self._was_loaded, self._missed_at = loaded, None
+            return loaded
+        now = time.monotonic()
+        self._missed_at = now if self._missed_at is None else self._missed_at
+        return self._was_loaded and now - self._missed_at < _MISSED_S
+
     def _collect(self) -> None:
         """Keeps in words what a load that has ended came to."""
         if self._loading is None or not self._loading.done():
@@ -85,7 +102,7 @@ class OllamaDriver:
         loading, self._loading = self._loading, None
         error = None if loading.cancelled() else loading.exception()
         if error is not None:
-            self._failed = str(error) or repr(error)
+            self._failed = str(error) if isinstance(error, EngineError) else type(error).__name__
 
     async def _stop_loading(self) -> None:
         loading, self._loading = self._loading, None
