@@ -99,8 +99,11 @@ MemorySource = Annotated[str, AfterValidator(_is_memory_source)]
 # To the last "@", because a password may hold any character; redis-py takes one from the query too.
 _USER_PASSWORD = re.compile(r"(://[^:@/?#]*):.*@", re.DOTALL)
 _QUERY_PASSWORD = re.compile(r"([?&]password=)[^&#]*")
-# What a command says to vLLM, or to one like it.
-_KEY_OPTION = re.compile(r"(--api-key)([= ]+)(\"[^\"]*\"|'[^']*'|\S+)")
+# What a command is told in confidence: an option with all its values, as `--api-key` may have several, and an assignment.
+_NAME = r"[\w-]*(?:key|token|secret|password)"
+_VALUE = r"(?:\"[^\"]*\"|'[^']*'|[^\s\"'])+"
+_SECRET_OPTION = re.compile(rf"(?i)(-{_NAME})(?:\s+(?!-){_VALUE})+")
+_SECRET_ASSIGNED = re.compile(rf"(?i)({_NAME}=){_VALUE}")
 
 
 def without_password(url: str) -> str:
@@ -108,6 +111,9 @@ def without_password(url: str) -> str:
     return _QUERY_PASSWORD.sub(r"\1***", _USER_PASSWORD.sub(r"\1:***@", url))
 
 
-def without_keys(command: str) -> str:
-    """`command` with what follows `--api-key` replaced by stars, and a password in an address; other text comes back as it is."""
-    return _KEY_OPTION.sub(r"\1\2***", without_password(command))
+def without_secrets(command: str) -> str:
+    """`command` with stars for what options and variables are given whose names end in `key`, `token`, `secret` or `password`.
+
+    A password in an address likewise; other text comes back as it is.
+    """
+    return _SECRET_OPTION.sub(r"\1 ***", _SECRET_ASSIGNED.sub(r"\1***", without_password(command)))

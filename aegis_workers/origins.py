@@ -10,7 +10,7 @@ from dotenv import dotenv_values
 from pydantic import SecretStr
 
 from aegis_workers import profiles
-from aegis_workers.forms import without_keys, without_password
+from aegis_workers.forms import without_password, without_secrets
 from aegis_workers.settings import ENV_FILE, Settings
 
 
@@ -76,6 +76,6 @@ def _shown(value: Any) -> str:
         case tuple():
             return ", ".join(without_password(part) for part in value)
         case str():
-            return without_keys(str(value))
+            return without_secrets(str(value))
         case _:
             return str(value)

@@ -21,7 +21,7 @@ from aegis_workers.forms import (
     Stripped,
     Word,
     lowered,
-    without_keys,
+    without_secrets,
 )
 from aegis_workers.profiles import Profile
 from aegis_workers.routing import Engine, Mode, Policy
@@ -220,7 +220,7 @@ def _explain(problem: Mapping[str, Any]) -> str:
         return reason
     name, value = names[0], str(problem["input"])
     secret = name in _secret_names() or ("@" in value and "://" not in value)
-    shown = "" if secret else f"={without_keys(value)}"
+    shown = "" if secret else f"={without_secrets(value)}"
     return f"{name}{shown}: {reason}"
 
 
