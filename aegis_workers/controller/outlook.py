@@ -8,7 +8,7 @@ from typing import Final, assert_never
 from aegis_workers.controller import snapshot as snapshots
 from aegis_workers.controller import wants
 from aegis_workers.controller.driver import Observation, Presence
-from aegis_workers.controller.snapshot import EngineFacts, Snapshot, Work
+from aegis_workers.controller.snapshot import EngineFacts, Room, Snapshot, Work
 from aegis_workers.controller.wants import ON_DEMAND, START_TRIES, Choice, Want
 from aegis_workers.engines.base import Readiness
 from aegis_workers.routing import Engine, Mode
@@ -69,6 +69,7 @@ def view(settings: Settings, mode: Mode, statuses: Statuses, memory: Memory | No
         origin=_ORIGIN,
         engines={engine: _facts(engine, statuses[engine], settings) for engine in Engine},
         memory=snapshots.Memory() if memory is None else _measured(memory),
+        room=None if memory is None else Room(both=memory.room_for_both, why=memory.why),
         rules=snapshots.rules(settings),
         work=Work(is_there=queued > 0 or _is_at_work(statuses[Engine.VLLM])),
     )

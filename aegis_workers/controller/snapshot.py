@@ -103,8 +103,19 @@ class Work:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Room:
+    """Whether both engines fit at once, with the numbers in words."""
+
+    both: bool
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Everything that a pass decides by. `now`: epoch seconds. `origin`: where the mode came from, in words."""
+    """Everything that a pass decides by. `now`: epoch seconds. `origin`: where the mode came from, in words.
+
+    `room`: what the leader found of it, for one who does not lead and may have other settings; None for the leader, who finds it.
+    """
 
     now: float
     mode: Mode
@@ -113,3 +124,4 @@ class Snapshot:
     memory: Memory
     rules: Rules
     work: Work = Work()
+    room: Room | None = None

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Final
 
 from aegis_workers.controller.driver import Presence
-from aegis_workers.controller.snapshot import EngineFacts, Snapshot
+from aegis_workers.controller.snapshot import EngineFacts, Room, Snapshot
 from aegis_workers.routing import Engine, Mode
 from aegis_workers.state.engine_control import Phase
 
@@ -42,16 +42,10 @@ class Want:
     gave_up: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Room:
-    """Whether both engines fit at once, with the numbers in words."""
-
-    both: bool
-    why: str
-
-
 def room(snapshot: Snapshot) -> Room:
     """By the budget where there is one, else by what was measured; no room where neither says so."""
+    if snapshot.room is not None:
+        return snapshot.room
     rules = snapshot.rules
     needed = sum(rules.sizes_gb.values())
     words = f"both together need {needed:.1f} GB"

@@ -12,6 +12,7 @@ from aegis_workers.routing import Engine, Mode
 from aegis_workers.settings import Settings
 from aegis_workers.state.engine_control import Control, Phase
 from aegis_workers.state.engine_status import UNKNOWN, EngineStatus, ReplicaStatus
+from aegis_workers.state.memory import Memory
 
 VLLM, OLLAMA = Engine.VLLM, Engine.OLLAMA
 NOW = 1_800_000_000.0
@@ -98,3 +99,10 @@ def test_an_engine_on_demand_is_awaited_only_while_there_is_work_for_it() -> Non
     assert list(outlook.awaited(view(Mode.VLLM, idle, led(STOPPED), ON_DEMAND))) == []
     assert list(outlook.awaited(view(Mode.VLLM, idle, led(STOPPED), ON_DEMAND, queued=1))) == [VLLM]
     assert list(outlook.awaited(view(Mode.VLLM, starting, led(STOPPED), ON_DEMAND))) == [VLLM]
+
+
+def test_the_room_that_the_leader_found_holds_whatever_the_settings_here_say() -> None:
+    found = Memory(free_gb=60.0, total_gb=128.0, source="meminfo", room_for_both=True, why="both fit")
+    statuses = {VLLM: led(READY), OLLAMA: led(STOPPED)}
+    here = outlook.view(SETTINGS, Mode.AUTO, statuses, found, now=NOW, queued=0)
+    assert {engine: one.act for engine, one in outlook.prospects(here).items()} == {VLLM: Act.KEEP, OLLAMA: Act.START}
