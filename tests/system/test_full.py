@@ -124,6 +124,7 @@ def test_a_worker_that_starts_on_a_full_redis_waits_and_says_little(tmp_path: Pa
         worker = process.start("worker", command, log=tmp_path / "worker.log", env=place.environment)
         place.workers.append(worker)
         eventually(lambda: "worker.not_enlisted" in worker.log_text())
+        eventually(lambda: ". aegis.set_engine_mode" in worker.log_text())  # the last line of what Celery greets with
 
         assert waits_calmly(place, worker)
 
