@@ -51,13 +51,27 @@ def _begin(case: Case) -> Step | None:
         return case.move(Phase.STOPPING, "gives its memory back before it is started", Effect.RELEASE)
     if not case.is_absent:
         return case.move(Phase.STARTING, "it is there already", began=case.now, retry_at=None)
-    free_gb, needed_gb = case.memory.free_gb, case.rules.sizes_gb[case.facts.engine]
-    if free_gb is not None and free_gb < needed_gb:
-        return _await_memory(case, f"{needed_gb:.1f} GB needed, {free_gb:.1f} GB free ({case.memory.source})")
+    lacking = _lacking(case)
+    if lacking:
+        return _await_memory(case, lacking)
     if case.control.phase is Phase.STARTING:  # told already, as far as the record says; whether it heard is not known
         return case.stay(case.control.reason, Effect.START, fenced=True)
+    reason = case.want.reason
+    if case.memory.free_gb is None:
+        reason += f"; memory is not measured: {case.memory.why}"
     began = case.control.began if case.control.phase is Phase.WARMING else None
-    return case.move(Phase.STARTING, case.want.reason, Effect.START, began=began or case.now, retry_at=None)
+    return case.move(Phase.STARTING, reason, Effect.START, began=began or case.now, retry_at=None)
+
+
+def _lacking(case: Case) -> str:
+    """The numbers where memory lacks; empty where it does not, or where this leader could never measure any."""
+    memory, needed_gb = case.memory, case.rules.sizes_gb[case.facts.engine]
+    if memory.free_gb is not None:
+        is_enough = memory.free_gb >= needed_gb
+        return "" if is_enough else f"{needed_gb:.1f} GB needed, {memory.free_gb:.1f} GB free ({memory.source})"
+    if memory.total_gb is None:
+        return ""
+    return f"{needed_gb:.1f} GB needed, and what is free is not measured any more: {memory.why}"
 
 
 def _await_other(case: Case) -> Step | None:

@@ -1,9 +1,11 @@
 """What the controller can do with an engine: one protocol, whoever runs the engine."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from aegis_workers.errors import AegisError
 from aegis_workers.routing import Engine
 
 
@@ -33,12 +35,24 @@ class Observation:
     last_words: str = ""
 
 
+class NotNow(AegisError):
+    """Whoever told the driver may not act any more: another leads, or wrote meanwhile. Nothing was done."""
+
+
+# Asked right before an act, which may come a while after it was ordered. Raises `NotNow`, or whatever ends the caller.
+Confirm = Callable[[], Awaitable[None]]
+
+
+async def unasked() -> None:
+    """For an act that nobody else may do."""
+
+
 class Driver(Protocol):
     """One engine on this host. A driver remembers nothing that it could not see again: the next leader's begins anew.
 
     No method waits for what it sets in motion: `observe` tells how far that is. All may be called again at any point, and by a
     controller that knows nothing of the calls before. `start` and `release` raise `DriverFailed`, which says in words why nothing
-    was set in motion; `observe` never raises.
+    was set in motion; `observe` raises nothing else.
     """
 
     @property
@@ -55,17 +69,20 @@ class Driver(Protocol):
         ...
 
     async def observe(self) -> Observation:
-        """What there is of the engine. Returns within a few seconds."""
+        """What there is of the engine. Returns within a few seconds, or may raise `TimeoutError`."""
         ...
 
-    async def start(self) -> None:
-        """Set the start in motion, or the loading of the model. Nothing where that has happened."""
+    async def start(self, confirm: Confirm = unasked) -> None:
+        """Set the start in motion, or the loading of the model. Nothing where that has happened.
+
+        `confirm` is awaited last of all before that, and what it raises is raised: nothing was set in motion then.
+        """
         ...
 
-    async def release(self) -> None:
+    async def release(self, confirm: Confirm = unasked) -> None:
         """Have the engine give its memory back: tell it to end, or to unload. A process that does not listen is killed in time.
 
-        To be called again until `observe` finds it absent.
+        To be called again until `observe` finds it absent. `confirm`: as for `start`.
         """
         ...
 

@@ -4,8 +4,9 @@ Nothing is remembered that could not be read again: a pass may end anywhere, and
 """
 
 import asyncio
+import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import redis.asyncio
@@ -15,6 +16,7 @@ from redis.exceptions import RedisError
 from aegis_workers.controller import wants
 from aegis_workers.controller.account import MOVING, Account
 from aegis_workers.controller.case import Effect, Step
+from aegis_workers.controller.driver import NotNow
 from aegis_workers.controller.equipment import Equipment
 from aegis_workers.controller.hands import Hands
 from aegis_workers.controller.plan import plan
@@ -26,6 +28,7 @@ from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
 from aegis_workers.state import connection, engine_control, engine_status, keys, memory, slots
 from aegis_workers.state.engine_control import Phase
+from aegis_workers.state.engine_status import ReplicaStatus
 from aegis_workers.state.jobs import Ruling
 from aegis_workers.state.push import Push
 
@@ -127,20 +130,32 @@ class Engines:
         """Write the record, and carry out the effect once it is written."""
         if self._was_just_told(engine, step):
             return
-        if step.enters is Phase.READY:
-            await self._share_readiness(engine)
+        found = await self._probe(engine) if step.enters is Phase.READY else []
         written_at = await self._write(engine, step, sight.written[engine])
         if written_at is None:
             return
+        await self._share_readiness(engine, found)
         self._account.note(engine, step, sight.snapshot.now)
         if step.enters is not None and step.enters not in _COMING:
             self._hands.forget(engine)
         if step.effect is None:
             return
-        if time.monotonic() - written_at > FRESH_S:
-            written_at = await self._write(engine, step, engine_control.encode(step.after))
-        if written_at is not None and time.monotonic() - written_at <= FRESH_S:
-            await self._hands.do(engine, step.effect)
+        confirm = functools.partial(self._confirm, engine, step, written_at)
+        try:
+            await confirm()
+            await self._hands.do(engine, step.effect, confirm)
+        except NotNow as error:
+            log.info("engine.left_alone", engine=engine.value, reason=str(error))
+
+    async def _confirm(self, engine: Engine, step: Step, written_at: float) -> None:
+        """Raises `Deposed` and `NotNow` where this controller may not act any more by what it wrote then."""
+        if time.monotonic() - written_at <= FRESH_S:
+            return
+        again_at = await self._write(engine, step, engine_control.encode(step.after))
+        if again_at is None:
+            raise NotNow("the record was changed meanwhile")
+        if time.monotonic() - again_at > FRESH_S:
+            raise NotNow(f"Redis took more than {FRESH_S:g} s to say who leads")
 
     def _was_just_told(self, engine: Engine, step: Step) -> bool:
         """Whether the step would only say once more what the engine was told a moment ago."""
@@ -161,11 +176,15 @@ class Engines:
             raise Deposed
         return asked_at if ruling is Ruling.DONE else None
 
-    async def _share_readiness(self, engine: Engine) -> None:
-        """So that calls flow at once, and not when a worker looks at the engine the next time."""
+    async def _probe(self, engine: Engine) -> Sequence[ReplicaStatus]:
         clients = self._clients[engine]
         probes = await asyncio.gather(*(client.probe() for client in clients))
-        found = [engine_status.observed(client.url, probe) for client, probe in zip(clients, probes, strict=True)]
+        return [engine_status.observed(client.url, probe) for client, probe in zip(clients, probes, strict=True)]
+
+    async def _share_readiness(self, engine: Engine, found: Sequence[ReplicaStatus]) -> None:
+        """So that calls flow at once, and not when a worker looks at the engine the next time."""
+        if not found:
+            return
         await engine_status.report(self._client, engine, found, complete=False)
         for replica in found:
             if replica.state is Readiness.READY:

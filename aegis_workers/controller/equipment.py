@@ -1,12 +1,12 @@
 """What a controller acts through: the drivers and clients of the engines, and what measures the memory."""
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from aegis_workers.controller import drivers, memory
+from aegis_workers.controller.aside import Aside
 from aegis_workers.controller.driver import Driver
 from aegis_workers.controller.memory import NotMeasured
 from aegis_workers.controller.snapshot import Memory
@@ -20,23 +20,28 @@ class Gauge(Protocol):
     """What measures the memory of this host."""
 
     async def measure(self) -> Memory:
-        """What there is now. Never raises: what cannot be measured is None, and `why` says why."""
+        """What there is now: what cannot be measured is None, and `why` says why. Raises at most `TimeoutError`."""
         ...
 
 
 class HostGauge:
-    """Measures as `AEGIS_MEMORY_SOURCE` says, off the event loop."""
+    """Measures as `AEGIS_MEMORY_SOURCE` says, off the event loop. What `auto` has chosen once, it stays with.
+
+    The memory of another place would say nothing of the engines, however well it can be measured.
+    """
 
     def __init__(self, source: str) -> None:
-        self._source = source
+        self._source, self._words = source, ""
+        self._measuring = Aside("memory")
 
     async def measure(self) -> Memory:
         """See `Gauge`."""
         try:
-            found = await asyncio.to_thread(memory.measure, self._source)
+            found = await self._measuring.run(lambda: memory.measure(self._source))
         except NotMeasured as error:
-            return Memory(source=self._source, why=str(error))
-        return Memory(free_gb=found.free_gb, total_gb=found.total_gb, source=found.source)
+            return Memory(source=self._words or self._source, why=str(error))
+        self._source, self._words = found.by, self._words or found.source
+        return Memory(free_gb=found.free_gb, total_gb=found.total_gb, source=self._words)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,15 +8,15 @@ from typing import Final, assert_never
 import structlog
 
 from aegis_workers.controller.case import Effect
-from aegis_workers.controller.driver import Driver
+from aegis_workers.controller.driver import Confirm, Driver, unasked
 from aegis_workers.engines.base import EngineClient
 from aegis_workers.errors import DriverFailed, EngineError
 from aegis_workers.routing import Engine
 
 log = structlog.get_logger(__name__)
 
-# What a driver sets in motion takes less: it waits for nothing.
-_WITHIN_S: Final = 15.0
+# What a driver sets in motion takes less: it waits for nothing. The order ends before another could lead.
+_WITHIN_S: Final = 7.5
 # An engine's first token may wait for something to be compiled.
 _PROVE_WITHIN_S: Final = 30.0
 
@@ -54,16 +54,19 @@ class Hands:
         if proof is not None:
             proof.cancel()
 
-    async def do(self, engine: Engine, effect: Effect) -> None:
-        """Carry an effect out. What a driver says of its failure is felt, and not raised."""
+    async def do(self, engine: Engine, effect: Effect, confirm: Confirm = unasked) -> None:
+        """Carry an effect out. What a driver says of its failure is felt, and not raised.
+
+        A driver awaits `confirm` right before it acts: what that raises is raised.
+        """
         match effect:
             case Effect.START:
                 self.forget(engine)
-                refused = await self._tell(engine, effect)
+                refused = await self._tell(engine, effect, confirm)
                 self._felt[engine] = Felt(refused=refused)
             case Effect.RELEASE:
                 self.forget(engine)
-                refused = await self._tell(engine, effect)
+                refused = await self._tell(engine, effect, confirm)
                 if refused:
                     log.warning("engine.not_released", engine=engine.value, error=refused)
             case Effect.PROVE:
@@ -72,12 +75,12 @@ class Hands:
             case _:
                 assert_never(effect)
 
-    async def _tell(self, engine: Engine, effect: Effect) -> str:
-        """Why the driver did not do so; empty where it did."""
+    async def _tell(self, engine: Engine, effect: Effect, confirm: Confirm) -> str:
+        """Why the driver did not do so; empty where it did. Raises what `confirm` raises."""
         driver = self._drivers[engine]
         try:
             async with asyncio.timeout(_WITHIN_S):
-                await (driver.start() if effect is Effect.START else driver.release())
+                await (driver.start(confirm) if effect is Effect.START else driver.release(confirm))
         except DriverFailed as error:
             return str(error) or repr(error)
         except TimeoutError:

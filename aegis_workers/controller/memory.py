@@ -20,11 +20,15 @@ class NotMeasured(AegisError):
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What there is in all and what is free now, in GB of 10^9 bytes; `source` says in words how that was found."""
+    """What there is in all and what is free now, in GB of 10^9 bytes; `source` says in words how that was found.
+
+    `by`: what to measure by to find it in the same way again, also where it was found by `auto`.
+    """
 
     total_gb: float
     free_gb: float
     source: str
+    by: str
 
 
 class _File(BaseModel):
@@ -74,7 +78,7 @@ def _by_nvml() -> Memory:
         raise NotMeasured("NVML gives no GPU memory: AEGIS_MEMORY_SOURCE=meminfo measures the host's memory")
     gpus = "a GPU" if len(found) == 1 else f"{len(found)} GPUs"
     total_bytes, free_bytes = sum(memory.total for memory in found), sum(memory.free for memory in found)
-    return Memory(total_gb=total_bytes / _GB, free_gb=free_bytes / _GB, source=f"NVML, {gpus}")
+    return Memory(total_gb=total_bytes / _GB, free_gb=free_bytes / _GB, source=f"NVML, {gpus}", by="nvml")
 
 
 @cache
@@ -102,7 +106,7 @@ def _by_meminfo(path: Path) -> Memory:
         raise NotMeasured(
             f"{path} cannot be read ({error!r}): set AEGIS_MEMORY_BUDGET_GB, or a file as AEGIS_MEMORY_SOURCE"
         ) from None
-    return Memory(total_gb=total_kib * _KIB / _GB, free_gb=free_kib * _KIB / _GB, source=str(path))
+    return Memory(total_gb=total_kib * _KIB / _GB, free_gb=free_kib * _KIB / _GB, source=str(path), by="meminfo")
 
 
 def _by_file(path: Path) -> Memory:
@@ -114,4 +118,4 @@ def _by_file(path: Path) -> Memory:
         raise NotMeasured(
             f"{path} is no JSON object with the numbers total_gb and free_gb: correct AEGIS_MEMORY_SOURCE"
         ) from None
-    return Memory(total_gb=found.total_gb, free_gb=found.free_gb, source=str(path))
+    return Memory(total_gb=found.total_gb, free_gb=found.free_gb, source=str(path), by=str(path))

@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from aegis_workers import origins
 from aegis_workers.controller import snapshot as snapshots
 from aegis_workers.controller.demand import Demand
-from aegis_workers.controller.driver import Observation, Presence
+from aegis_workers.controller.driver import Driver, Observation, Presence
 from aegis_workers.controller.equipment import Equipment
 from aegis_workers.controller.hands import Felt
 from aegis_workers.controller.snapshot import EngineFacts, Memory, Snapshot, Work
@@ -22,10 +22,12 @@ from aegis_workers.state import engine_control, slots
 from aegis_workers.state import mode as modes
 from aegis_workers.state.engine_control import Control, Phase, Record
 
-# A driver that does not say within this time what it sees is broken, and so is a pass without it.
-_WITHIN_S: Final = 15.0
+# A driver that does not say within this time what it sees is passed over, and so is the memory.
+_WITHIN_S: Final = 10.0
 # Where the probe decides: nobody has met the engine yet, or it is on its way.
 _PROBED: Final = frozenset({None, Phase.STARTING})
+# Where an engine may be gone though nothing was seen of it since.
+_GONE: Final = frozenset({Phase.STOPPED, Phase.FAILED})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,7 @@ class Senses:
         self._default_origin = origins.chosen_by(settings, "LLM_ENGINE_MODE")
         self._demand = Demand(client)
         self._total_gb: float | None = None
+        self._seen: dict[Engine, Presence] = {}
         self._mode_is_news = False
         self._asked_at: float | None = None
 
@@ -57,18 +60,19 @@ class Senses:
 
     async def look(self, felt: Mapping[Engine, Felt]) -> Sight:
         """What is now. Raises `RedisError` and `OSError` where Redis does not say."""
-        is_news, self._mode_is_news = self._mode_is_news, False
         now, mode = await self._now(), await self._read_mode()
-        if is_news:
-            self._asked_at = now
+        if self._mode_is_news:  # only now: what came before may have raised
+            self._asked_at, self._mode_is_news = now, False
         records = await engine_control.read_all(self._client)
-        facts = await asyncio.gather(*(self._facts(engine, records[engine], felt[engine]) for engine in Engine))
+        facts, found = await asyncio.gather(
+            asyncio.gather(*(self._facts(engine, records[engine], felt[engine]) for engine in Engine)), self._measure()
+        )
         snapshot = Snapshot(
             now=now,
             mode=mode,
             origin=self._origin(mode),
-            engines={found.engine: found for found in facts},
-            memory=await self._measure(),
+            engines={one.engine: one for one in facts},
+            memory=found,
             rules=self._rules,
             work=await self._demand.read() if self._rules.on_demand else Work(),
         )
@@ -93,8 +97,7 @@ class Senses:
 
     async def _facts(self, engine: Engine, record: Record, felt: Felt) -> EngineFacts:
         driver, clients = self._equipment.drivers[engine], self._equipment.clients[engine]
-        async with asyncio.timeout(_WITHIN_S):
-            seen = await driver.observe()
+        seen = await self._observe(driver, record.control)
         return EngineFacts(
             engine=engine,
             configured=bool(clients),
@@ -108,6 +111,19 @@ class Senses:
             **asdict(felt),
         )
 
+    async def _observe(self, driver: Driver, control: Control | None) -> Observation:
+        """What the driver sees. Of one that does not answer, what it saw last, unless the engine may have come meanwhile."""
+        try:
+            async with asyncio.timeout(_WITHIN_S):
+                seen = await driver.observe()
+        except TimeoutError:
+            last = self._seen.get(driver.engine, Presence.COMING)
+            may_have_come = last is Presence.ABSENT and control is not None and control.phase not in _GONE
+            reason = f"the driver {driver.name} does not answer within {_WITHIN_S:g} s"
+            return Observation(presence=Presence.COMING if may_have_come else last, reason=reason)
+        self._seen[driver.engine] = seen.presence
+        return seen
+
     async def _answers(self, engine: Engine, control: Control | None, seen: Observation) -> bool:
         """Whether every replica is ready. Asked only where it decides something: a probe of a busy engine may take long."""
         phase = None if control is None else control.phase
@@ -118,6 +134,12 @@ class Senses:
 
     async def _measure(self) -> Memory:
         """What was measured; how much there is in all does not change because it could not be read once."""
-        found = await self._equipment.gauge.measure()
+        try:
+            async with asyncio.timeout(_WITHIN_S):
+                found = await self._equipment.gauge.measure()
+        except TimeoutError:
+            source = self._settings.memory_source
+            why = f"AEGIS_MEMORY_SOURCE={source} gives nothing within {_WITHIN_S:g} s: see what it waits for, or set another"
+            found = Memory(source=source, why=why)
         self._total_gb = self._total_gb if found.total_gb is None else found.total_gb
         return replace(found, total_gb=self._total_gb)

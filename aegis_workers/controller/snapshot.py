@@ -58,7 +58,10 @@ def rules(settings: Settings) -> Rules:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What was measured, in GB; None where it could not be. `source`: what measured it, `why`: why it could not."""
+    """What was measured, in GB; None where it could not be. `source`: what measured it, `why`: why it could not.
+
+    `total_gb` is what this leader measured last, and None only where it never could.
+    """
 
     free_gb: float | None = None
     total_gb: float | None = None

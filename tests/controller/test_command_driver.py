@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from aegis_workers.controller.driver import Observation, Presence
+from aegis_workers.controller.driver import NotNow, Observation, Presence
 from aegis_workers.controller.drivers import keeper
 from aegis_workers.controller.drivers.process import ProcessDriver
 from aegis_workers.engines.base import EngineClient, Probe, Readiness
@@ -204,6 +204,22 @@ async def test_a_command_whose_first_process_died_is_going_until_its_children_ar
     await driver.release()
     await observed(driver, Presence.ABSENT)
     assert not lives(place.pid(".child")) | lives(place.pid(".far"))
+
+
+async def test_an_order_that_is_taken_back_at_the_last_moment_starts_and_ends_no_command(place: Place) -> None:
+    driver = place.driver(command(SLEEPS, place.ready))
+
+    async def refuse() -> None:
+        raise NotNow("another leads")
+
+    with pytest.raises(NotNow):
+        await driver.start(refuse)
+    assert (await driver.observe()) == Observation(presence=Presence.ABSENT, reason="not running")
+    await driver.start()
+    with pytest.raises(NotNow):
+        await driver.release(refuse)
+    assert (await driver.observe()).presence is Presence.COMING
+    await until_absent(driver)
 
 
 async def test_children_whose_keeper_was_killed_too_are_found_and_ended(place: Place) -> None:

@@ -5,6 +5,7 @@ import gc
 import os
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ import docker
 import docker.errors
 import pytest
 
-from aegis_workers.controller.driver import Observation, Presence
+from aegis_workers.controller import senses
+from aegis_workers.controller.driver import NotNow, Observation, Presence
 from aegis_workers.controller.drivers.docker import DockerDriver
 from aegis_workers.engines import clients
 from aegis_workers.engines.base import EngineClient, Probe, Readiness
@@ -147,6 +149,98 @@ async def test_what_docker_refuses_is_said(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(DriverFailed, match="port is already"):
         await refused(driver)
     await driver.aclose()
+
+
+async def test_an_engine_of_which_docker_says_nothing_is_as_it_was_unless_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    container = Container(Status="running", StartedAt="2026-01-01T00:00:00Z")
+    driver, replica = driver_of(container, monkeypatch)
+    replica.found = Probe(readiness=Readiness.READY)
+    assert (await driver.observe()).presence is Presence.PRESENT
+    monkeypatch.setattr(driver._sdk, "containers", SimpleNamespace(get=unreachable))
+    assert (await driver.observe()).presence is Presence.PRESENT
+    replica.found = Probe(readiness=Readiness.UNAVAILABLE, reason="connection refused")
+    seen = await driver.observe()
+    assert seen.presence is Presence.PRESENT
+    assert seen.reason == "Docker does not answer (nobody is there): start it, or correct DOCKER_HOST"
+    with pytest.raises(DriverFailed, match="Docker does not answer"):
+        await driver.release()
+
+
+async def test_an_engine_that_nobody_has_seen_is_not_taken_for_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, _ = driver_of(None, monkeypatch)
+    monkeypatch.setattr(docker, "from_env", unreachable)
+    assert (await driver.observe()).presence is Presence.COMING
+
+
+def unreachable(*_: Any, **__: Any) -> Any:
+    raise docker.errors.DockerException("nobody is there")
+
+
+async def test_a_docker_that_hangs_is_asked_once_and_then_said_not_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, replica = driver_of(Container(Status="running", StartedAt="2026-01-01T00:00:00Z"), monkeypatch)
+    goes_on, asked = threading.Event(), []
+
+    def hang(name: str) -> Any:
+        asked.append(name)
+        goes_on.wait(WAIT_S)
+        raise docker.errors.NotFound("gone")
+
+    await driver.observe()
+    monkeypatch.setattr(driver._sdk, "containers", SimpleNamespace(get=hang))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(driver.observe(), 0.05)
+    replica.found = Probe(readiness=Readiness.READY)
+    assert (await driver.observe()).presence is Presence.PRESENT
+    with pytest.raises(DriverFailed, match="Docker does not answer"):
+        await driver.release()
+    goes_on.set()
+    assert asked == ["engine"]
+
+
+async def test_an_order_that_is_taken_back_at_the_last_moment_reaches_no_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    container = Container()
+    driver, _ = driver_of(container, monkeypatch)
+
+    async def refuse() -> None:
+        raise NotNow("another leads")
+
+    with pytest.raises(NotNow):
+        await driver.start(refuse)
+    assert container.state["Status"] == "created"
+    await driver.start()
+    with pytest.raises(NotNow):
+        await driver.release(refuse)
+    assert (await driver.observe()).presence is Presence.COMING
+    assert container.stops == 0
+
+
+async def test_a_request_to_docker_has_less_time_than_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    driver, _ = driver_of(Container(), monkeypatch)
+
+    def from_env(**chosen: Any) -> Sdk:
+        given.update(chosen)
+        return Sdk(Container())
+
+    monkeypatch.setattr(docker, "from_env", from_env)
+    await driver.observe()
+    assert 2 * given["timeout"] < senses._WITHIN_S  # it takes two to see a container that has ended
+
+
+async def test_closing_waits_for_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    container = Container(Status="running", StartedAt="2026-01-01T00:00:00Z")
+    driver, _ = driver_of(container, monkeypatch)
+    goes_on, stopping = threading.Event(), threading.Event()
+
+    def stop(timeout: int) -> None:
+        stopping.set()
+        goes_on.wait(timeout + WAIT_S)
+
+    monkeypatch.setattr(container, "stop", stop)
+    await driver.release()
+    await asyncio.to_thread(stopping.wait, WAIT_S)
+    await asyncio.wait_for(driver.aclose(), 5)
+    goes_on.set()
 
 
 async def refused(driver: DockerDriver) -> None:

@@ -9,21 +9,24 @@ from typing import Any
 import pytest
 import redis.asyncio
 from led_engines import TOTAL_GB, Host
+from redis.exceptions import ConnectionError as RedisConnectionError
 from settling import ended
 from structlog.testing import capture_logs
 
-from aegis_workers.controller import engines
+from aegis_workers.controller import engines, hands, senses
 from aegis_workers.controller.demand import Demand
 from aegis_workers.controller.driver import Presence
 from aegis_workers.controller.engines import Engines
 from aegis_workers.controller.hands import Hands
 from aegis_workers.dispatch.fleet import not_up
+from aegis_workers.engines.base import Probe
 from aegis_workers.jobs.steps import Deposed
 from aegis_workers.routing import Engine, Mode
 from aegis_workers.settings import Settings
 from aegis_workers.state import engine_control, engine_status, keys, slots
 from aegis_workers.state.engine_control import Phase
 from aegis_workers.state.jobs import Ruling
+from aegis_workers.state.leader import TTL_S
 
 pytestmark = pytest.mark.anyio
 
@@ -44,6 +47,11 @@ async def ollama_serves(host: Host) -> Engines:
     leader = await host.lead()
     await host.settle(leader, OLLAMA_READY)
     return leader
+
+
+async def go_on(leader: Engines, *, passes: int = 5) -> None:
+    for _ in range(passes):
+        await leader.step()
 
 
 @asynccontextmanager
@@ -171,6 +179,52 @@ async def test_a_leader_that_froze_between_the_record_and_the_effect_asks_again_
     with pytest.raises(Deposed):
         await leader.step()
     assert host.drivers[Engine.OLLAMA].releases == released
+
+
+@pytest.mark.parametrize(
+    ("phases", "engine"), [((Phase.STOPPED, Phase.DRAINING), Engine.OLLAMA), ((Phase.STOPPED, Phase.STOPPED), Engine.VLLM)]
+)
+async def test_a_leader_that_froze_while_a_driver_looked_around_asks_again_and_does_nothing(
+    host: Host, monkeypatch: pytest.MonkeyPatch, phases: tuple[Phase, Phase], engine: Engine
+) -> None:
+    leader = await ollama_serves(host)
+    await host.client.set(keys.MODE, "vllm")
+    await host.settle(leader, phases)
+    driver = host.drivers[engine]
+    acts = driver.starts, driver.releases
+
+    async def freeze() -> None:
+        await host.lead()
+        monkeypatch.setattr(engines, "FRESH_S", -1.0)
+
+    monkeypatch.setattr(driver, "before_acting", freeze)
+    with pytest.raises(Deposed):
+        await go_on(leader)
+    assert (driver.starts, driver.releases) == acts
+
+
+async def test_an_order_to_a_driver_ends_before_another_could_lead() -> None:
+    assert hands._WITHIN_S < TTL_S - engines.FRESH_S
+
+
+async def test_a_leader_that_was_deposed_while_it_probed_says_of_no_replica_that_it_is_ready(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = await ollama_serves(host)
+    await host.client.set(keys.MODE, "vllm")
+    await host.settle(leader, (Phase.WARMING, Phase.STOPPED))
+    client = host.clients[Engine.VLLM]
+    probe = client.probe
+
+    async def late() -> Probe:
+        await host.lead()
+        return await probe()
+
+    monkeypatch.setattr(client, "probe", late)
+    before = await host.client.hgetall(keys.engine(Engine.VLLM))
+    with pytest.raises(Deposed):
+        await go_on(leader)
+    assert set(await host.client.hgetall(keys.engine(Engine.VLLM))) == set(before)
 
 
 async def test_a_record_that_another_wrote_meanwhile_is_not_overwritten(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,3 +363,44 @@ async def test_on_demand_the_engine_comes_with_the_work_and_leaves_after_the_idl
     leader._senses._demand._looked_at = float("-inf")
     await host.settle(leader, (Phase.STOPPED, Phase.STOPPED))
     assert host.drivers[Engine.VLLM].presence is Presence.ABSENT
+
+
+async def test_a_driver_that_hangs_is_said_and_does_not_hold_the_other_engine_up(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(senses, "_WITHIN_S", 0.05)
+    leader = await ollama_serves(host)
+    host.drivers[Engine.VLLM].hangs = True
+    host.drivers[Engine.OLLAMA].presence = Presence.ABSENT
+    await host.settle(leader, (Phase.STOPPED, Phase.STARTING))
+    await host.settle(leader, OLLAMA_READY)
+    await host.client.set(keys.MODE, "vllm")
+    await host.settle(leader, (Phase.STARTING, Phase.STOPPED))
+    await leader.step()
+    assert (await host.control(Engine.VLLM)).reason == "the driver fake does not answer within 0.05 s"
+    host.drivers[Engine.VLLM].hangs = False
+    await host.settle(leader, VLLM_READY)
+
+
+async def test_a_gauge_that_hangs_is_said_and_holds_no_pass_up(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(senses, "_WITHIN_S", 0.05)
+    host.hangs = True
+    await ollama_serves(host)
+    assert "AEGIS_MEMORY_SOURCE=auto gives nothing within 0.05 s" in str(await host.client.get(keys.MEMORY))
+
+
+async def test_a_mode_that_was_written_while_redis_did_not_answer_is_not_forgotten(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = await ollama_serves(host)
+    leader._senses.note_mode_written()
+
+    async def unread() -> Mode:
+        raise RedisConnectionError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(leader._senses, "_read_mode", unread)
+        with pytest.raises(RedisConnectionError):
+            await leader.step()
+    await leader.step()
+    assert leader._senses._asked_at is not None

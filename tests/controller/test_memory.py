@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aegis_workers.controller import memory
+from aegis_workers.controller.equipment import HostGauge
 from aegis_workers.controller.memory import Memory, NotMeasured
 
 SPARK = "MemTotal:       125441024 kB\nMemFree:         1024000 kB\nMemAvailable:   100000000 kB\nHugePages_Total:       0\n"
@@ -63,7 +64,9 @@ def meminfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_memory_of_several_gpus_is_added_up(install_nvml: Install) -> None:
     install_nvml([10.0, 20.0])
-    assert memory.measure("nvml") == memory.measure("auto") == Memory(total_gb=160.0, free_gb=30.0, source="NVML, 2 GPUs")
+    assert (
+        memory.measure("nvml") == memory.measure("auto") == Memory(total_gb=160.0, free_gb=30.0, source="NVML, 2 GPUs", by="nvml")
+    )
 
 
 def test_the_memory_of_the_host_counts_in_units_of_a_thousand(meminfo: Path) -> None:
@@ -115,7 +118,7 @@ def test_where_nothing_works_both_reasons_are_said(meminfo: Path, monkeypatch: p
 def test_a_file_says_what_there_is_and_may_hold_more(tmp_path: Path) -> None:
     path = tmp_path / "pool.json"
     path.write_text('{"total_gb": 100, "free_gb": 40.5, "held": {"vllm": 59.5}}')
-    assert memory.measure(str(path)) == Memory(total_gb=100.0, free_gb=40.5, source=str(path))
+    assert memory.measure(str(path)) == Memory(total_gb=100.0, free_gb=40.5, source=str(path), by=str(path))
 
 
 @pytest.mark.parametrize(
@@ -129,3 +132,28 @@ def test_a_file_that_says_something_else_is_named(content: str, tmp_path: Path) 
     path.unlink()
     with pytest.raises(NotMeasured, match=r"pool\.json cannot be read \(No such file"):
         memory.measure(str(path))
+
+
+@pytest.mark.anyio
+async def test_a_gauge_stays_with_what_it_has_chosen(install_nvml: Install, meminfo: Path) -> None:
+    install_nvml([10.0])
+    gauge = HostGauge("auto")
+    assert (await gauge.measure()).free_gb == 10.0
+    install_nvml([], fails=True)
+    found = await gauge.measure()
+    assert (found.free_gb, found.total_gb, found.source) == (None, None, "NVML, a GPU")
+    assert "AEGIS_MEMORY_SOURCE=meminfo" in found.why
+    install_nvml([20.0])
+    assert (await gauge.measure()).free_gb == 20.0
+    assert (await HostGauge("auto").measure()).source == "NVML, a GPU"
+    assert (await HostGauge("meminfo").measure()).source == str(meminfo)
+
+
+@pytest.mark.anyio
+async def test_a_gauge_without_gpus_stays_with_the_memory_of_the_host(install_nvml: Install, meminfo: Path) -> None:
+    install_nvml([None])
+    gauge = HostGauge("auto")
+    first = await gauge.measure()
+    install_nvml([10.0])
+    assert await gauge.measure() == first
+    assert first.source == f"{meminfo} (NVML gives no GPU memory)"

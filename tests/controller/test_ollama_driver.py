@@ -9,7 +9,7 @@ from unittest.mock import AsyncMock
 import pytest
 
 from aegis_workers.completion import CompletionRequest, Message, Sampling
-from aegis_workers.controller.driver import Presence
+from aegis_workers.controller.driver import NotNow, Presence
 from aegis_workers.controller.drivers.ollama import OllamaDriver
 from aegis_workers.engines import clients
 from aegis_workers.engines.base import EngineClient, Probe, Readiness
@@ -99,6 +99,22 @@ async def test_a_call_of_somebody_else_keeps_the_model_until_it_is_told_again(pl
     assert (seen.presence, seen.reason) == (Presence.GOING, "told to unload, and its model is still in memory")
     await place.driver.release()
     await place.is_at(Presence.ABSENT)
+
+
+async def test_an_order_that_is_taken_back_at_the_last_moment_reaches_no_model(placed: Placed) -> None:
+    place = await placed()
+
+    async def refuse() -> None:
+        raise NotNow("another leads")
+
+    with pytest.raises(NotNow):
+        await place.driver.start(refuse)
+    assert (await place.driver.observe()).reason == "its model is not in memory"
+    await place.driver.start()
+    await place.is_at(Presence.PRESENT)
+    with pytest.raises(NotNow):
+        await place.driver.release(refuse)
+    assert (await place.driver.observe()).presence is Presence.PRESENT
 
 
 async def test_an_heir_that_knows_nothing_releases_what_another_loaded(placed: Placed) -> None:

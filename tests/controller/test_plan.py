@@ -109,10 +109,35 @@ def test_memory_that_never_comes_back_ends_in_a_reason_with_numbers_and_the_engi
     assert world.phase(OLLAMA) is Phase.READY
 
 
-def test_memory_that_cannot_be_measured_holds_no_start_back_once_the_other_has_left() -> None:
+def test_memory_that_cannot_be_measured_for_a_moment_is_waited_for() -> None:
     world = serving()
     world.is_measured = False
     world.mode = Mode.VLLM
+    world.run(TIGHT.memory_gate_s / 2)
+    assert world.phase(VLLM) is Phase.STOPPED
+    said = "40.0 GB needed, and what is free is not measured any more: the source is away"
+    assert control(world, VLLM).reason == f"waits for memory: {said}"
+    world.is_measured = True
+    world.settle()
+    assert world.phase(VLLM) is Phase.READY
+
+
+def test_memory_that_is_not_measured_again_ends_in_a_reason() -> None:
+    world = serving()
+    world.is_measured = False
+    world.mode = Mode.VLLM
+    world.run(TIGHT.memory_gate_s + 20.0)
+    assert world.phase(VLLM) is Phase.FAILED
+    assert "not measured any more: the source is away" in control(world, VLLM).reason
+
+
+def test_memory_that_could_never_be_measured_holds_no_start_back_once_the_other_has_left() -> None:
+    world = serving()
+    world.is_measured = world.is_measurable = False
+    world.mode = Mode.VLLM
+    while world.phase(VLLM) is not Phase.STARTING:
+        world.run(1.0)
+    assert control(world, VLLM).reason == "mode vllm; memory is not measured: the source is away"
     world.settle()
     assert world.phase(VLLM) is Phase.READY
 

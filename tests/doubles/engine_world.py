@@ -96,6 +96,7 @@ class World:
     asked: float | None = None
     work: Work = field(default_factory=lambda: Work(is_there=True))
     is_measured: bool = True
+    is_measurable: bool = True
     now: float = 1_000_000.0
     _fenced_at: dict[Engine, float] = field(default_factory=dict)
     refused: dict[Engine, str] = field(default_factory=dict)
@@ -107,7 +108,8 @@ class World:
         return self.total_gb - sum(one.held_gb(self.now) for one in self.engines.values())
 
     def snapshot(self) -> Snapshot:
-        memory = Memory(total_gb=self.total_gb, source="test")
+        why = "" if self.is_measured else "the source is away"
+        memory = Memory(total_gb=self.total_gb if self.is_measurable else None, source="test", why=why)
         return Snapshot(
             now=self.now,
             mode=self.mode,

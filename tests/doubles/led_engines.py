@@ -7,7 +7,7 @@ from typing import Any
 import redis.asyncio
 from fake_engine import FakeEngine
 
-from aegis_workers.controller.driver import Observation, Presence
+from aegis_workers.controller.driver import Confirm, Observation, Presence, unasked
 from aegis_workers.controller.engines import Engines
 from aegis_workers.controller.equipment import Equipment
 from aegis_workers.controller.snapshot import Memory
@@ -37,8 +37,11 @@ class FakeDriver:
         self.refusal = ""
         self.ended = False
         self.fails = False
+        self.hangs = False
 
     async def observe(self) -> Observation:
+        if self.hangs:
+            await asyncio.Event().wait()
         seen = Observation(presence=self.presence, ended=self.ended, last_words="a text of a user" if self.ended else "")
         if self.presence is Presence.COMING:
             self.presence, self.ended = (Presence.ABSENT, True) if self.fails else (Presence.PRESENT, False)
@@ -46,17 +49,24 @@ class FakeDriver:
             self.presence = Presence.ABSENT
         return seen
 
-    async def start(self) -> None:
+    async def start(self, confirm: Confirm = unasked) -> None:
+        await self.before_acting()
+        await confirm()
         self.starts += 1
         if self.refusal:
             raise DriverFailed(self.refusal)
         if self.presence is Presence.ABSENT:
             self.presence, self.ended = Presence.COMING, False
 
-    async def release(self) -> None:
+    async def release(self, confirm: Confirm = unasked) -> None:
+        await self.before_acting()
+        await confirm()
         self.releases += 1
         if self.presence is not Presence.ABSENT:
             self.presence = Presence.GOING
+
+    async def before_acting(self) -> None:
+        """What happens while the driver looks around."""
 
     async def aclose(self) -> None:
         """Nothing to close."""
@@ -78,10 +88,13 @@ class Host:
         self.settings = settings.model_copy(update=values | chosen)
         self.drivers = {engine: FakeDriver(engine) for engine in Engine}
         self.clients = {engine: FakeEngine(engine) for engine in Engine}
+        self.hangs = False
         self._leaders = 0
 
     async def measure(self) -> Memory:
         """What the host's engines leave free. It is its own gauge."""
+        if self.hangs:
+            await asyncio.Event().wait()
         held = sum(SIZES[one.engine] for one in self.drivers.values() if one.presence is not Presence.ABSENT)
         assert held <= TOTAL_GB, "two engines are there"
         return Memory(free_gb=TOTAL_GB - held, total_gb=TOTAL_GB, source="test")

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
-from aegis_workers.controller.driver import Observation, Presence
+from aegis_workers.controller.aside import Aside
+from aegis_workers.controller.driver import Confirm, Observation, Presence, unasked
 from aegis_workers.controller.drivers import external
 from aegis_workers.engines.base import EngineClient
 from aegis_workers.errors import DriverFailed
@@ -13,10 +14,15 @@ from aegis_workers.routing import Engine
 T = TypeVar("T")
 
 STOP_GRACE_S = 20
-_ANSWER_WITHIN_S = 10
+# For one request. The SDK adds the grace to it for a stop.
+_ANSWER_WITHIN_S = 4
 _TAIL_LINES = 15
 # What Docker says of a container whose processes live.
 _RUNNING = {"running", "restarting", "paused", "removing"}
+
+
+class _NothingRuns(DriverFailed):
+    """There is no such container, or nothing here that could have started one."""
 
 
 class DockerDriver:
@@ -35,13 +41,22 @@ class DockerDriver:
         self._sdk: Any = None
         self._stopping: asyncio.Task[None] | None = None
         self._released = False
+        self._asking, self._waiting = Aside("docker"), Aside("docker-stop")
+        self._last = Presence.COMING
 
     async def observe(self) -> Observation:
         """See `Driver`."""
+        seen = await self._observe()
+        self._last = seen.presence
+        return seen
+
+    async def _observe(self) -> Observation:
         try:
-            state, words = await asyncio.to_thread(self._look)
-        except DriverFailed as error:
+            state, words = await self._ask(self._look)
+        except _NothingRuns as error:
             return Observation(presence=Presence.ABSENT, reason=str(error))
+        except DriverFailed as error:
+            return await self._judge_unseen(str(error))
         if state["Status"] not in _RUNNING:
             return self._ended(state, words)
         if self._is_stopping():
@@ -53,30 +68,55 @@ class DockerDriver:
             presence=Presence.COMING, reason=f"the container {self._container} is {state['Status']}; {found.reason}"
         )
 
-    async def start(self) -> None:
-        """See `Driver`."""
-        self._released = False
-        await asyncio.to_thread(self._do, lambda container: container.start())
+    async def _judge_unseen(self, why: str) -> Observation:
+        """Docker says nothing, and containers outlive it: an engine that answers is there, else it is as it was seen last."""
+        found = external.judge(await external.probe_all(self._replicas))
+        if found.presence is Presence.PRESENT:
+            return found
+        return Observation(presence=self._last, reason=why)
 
-    async def release(self) -> None:
+    async def start(self, confirm: Confirm = unasked) -> None:
+        """See `Driver`."""
+        await confirm()
+        self._released = False
+        self._last = Presence.COMING  # also where Docker does not say whether it did so
+        await self._ask(lambda: self._do(lambda container: container.start()))
+
+    async def release(self, confirm: Confirm = unasked) -> None:
         """See `Driver`. Docker sends SIGTERM, and SIGKILL after its time."""
         if self._is_stopping():
             return
-        self._released = True
         stopping, self._stopping = self._stopping, None
         if stopping is not None:
             stopping.result()
-        if (await self.observe()).presence is not Presence.ABSENT:
-            stop = asyncio.to_thread(self._do, lambda container: container.stop(timeout=STOP_GRACE_S))
-            self._stopping = asyncio.create_task(stop)
+        if not await self._runs():
+            return
+        await confirm()
+        self._released = True
+        stop = self._waiting.run(lambda: self._do(lambda container: container.stop(timeout=STOP_GRACE_S)))
+        self._stopping = asyncio.create_task(stop)
 
     async def aclose(self) -> None:
         """See `Driver`. A stop that was set in motion goes on in Docker."""
         if self._stopping is not None:
-            await asyncio.wait({self._stopping})
-            self._stopping.exception()
-        if self._sdk is not None:
-            await asyncio.to_thread(self._sdk.close)
+            self._stopping.cancel()
+            await asyncio.gather(self._stopping, return_exceptions=True)
+        if self._sdk is not None and not self._asking.is_busy and not self._waiting.is_busy:
+            await self._asking.run(self._sdk.close)
+
+    async def _runs(self) -> bool:
+        try:
+            state, _ = await self._ask(self._look)
+        except _NothingRuns:
+            return False
+        return state["Status"] in _RUNNING
+
+    async def _ask(self, call: Callable[[], T]) -> T:
+        """Raises `DriverFailed`, at once where Docker has not answered what it was asked before."""
+        try:
+            return await self._asking.run(call)
+        except TimeoutError:
+            raise DriverFailed("Docker does not answer: see that it runs and is not stuck") from None
 
     def _is_stopping(self) -> bool:
         return self._stopping is not None and not self._stopping.done()
@@ -98,13 +138,13 @@ class DockerDriver:
         try:
             import docker  # noqa: PLC0415 - an extra
         except ImportError:
-            raise DriverFailed("the Docker SDK is not installed: pip install 'aegis-workers[docker]'") from None
+            raise _NothingRuns("the Docker SDK is not installed: pip install 'aegis-workers[docker]'") from None
         try:
             if self._sdk is None:
-                self._sdk = docker.from_env(timeout=_ANSWER_WITHIN_S + STOP_GRACE_S)
+                self._sdk = docker.from_env(timeout=_ANSWER_WITHIN_S)
             return ask(self._sdk.containers.get(self._container))
         except docker.errors.NotFound:
-            raise DriverFailed(f"there is no container {self._container}: create it with docker create --name") from None
+            raise _NothingRuns(f"there is no container {self._container}: create it with docker create --name") from None
         except docker.errors.APIError as error:
             raise DriverFailed(f"Docker refused it for the container {self._container}: {error.explanation or error}") from None
         except (docker.errors.DockerException, OSError) as error:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from aegis_workers.controller.driver import Observation, Presence
+from aegis_workers.controller.driver import Confirm, Observation, Presence, unasked
 from aegis_workers.engines.base import EngineClient, Probe, Readiness
 from aegis_workers.errors import DriverFailed
 from aegis_workers.routing import Engine
@@ -26,12 +26,14 @@ class ExternalDriver:
             return Observation(presence=Presence.ABSENT, reason="not configured")
         return judge(await probe_all(self._replicas))
 
-    async def start(self) -> None:
+    async def start(self, confirm: Confirm = unasked) -> None:
         """See `Driver`: never possible."""
+        del confirm
         raise DriverFailed(self._not_ours("started"))
 
-    async def release(self) -> None:
+    async def release(self, confirm: Confirm = unasked) -> None:
         """See `Driver`: never possible."""
+        del confirm
         raise DriverFailed(self._not_ours("stopped"))
 
     async def aclose(self) -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from aegis_workers.controller.driver import Observation, Presence
+from aegis_workers.controller.driver import Confirm, Observation, Presence, unasked
 from aegis_workers.controller.drivers import external
 from aegis_workers.engines.base import EngineClient, Probe, Readiness
 from aegis_workers.errors import DriverFailed, EngineError, RequestRefused
@@ -52,17 +52,19 @@ class OllamaDriver:
             return Observation(presence=Presence.ABSENT, reason=f"its model did not load: {self._failed}", ended=True)
         return Observation(presence=Presence.ABSENT, reason=unwell or "its model is not in memory")
 
-    async def start(self) -> None:
+    async def start(self, confirm: Confirm = unasked) -> None:
         """See `Driver`. How a load ends is seen by `observe`."""
         self._collect()
         if self._loading is not None:
             return
+        await confirm()
         self._released, self._failed = False, None
         self._loading = asyncio.create_task(self._each(lambda replica: replica.warm_up()))
 
-    async def release(self) -> None:
+    async def release(self, confirm: Confirm = unasked) -> None:
         """See `Driver`. Told anew each time: a call of somebody else's keeps the model, or loads it again."""
         await self._stop_loading()
+        await confirm()
         self._released, self._failed = True, None
         try:
             async with asyncio.timeout(_TOLD_WITHIN_S):

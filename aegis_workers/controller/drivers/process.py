@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from aegis_workers.controller.driver import Observation, Presence
+from aegis_workers.controller.aside import Aside
+from aegis_workers.controller.driver import Confirm, Observation, Presence, unasked
 from aegis_workers.controller.drivers import external, keeper, sight
 from aegis_workers.controller.drivers.sight import Files, Sight
 from aegis_workers.engines.base import EngineClient
@@ -49,10 +50,11 @@ class ProcessDriver:
         self._command = shlex.split(command)
         self._secrets = secrets
         self._told_at: float | None = None
+        self._looking = Aside("process")
 
     async def observe(self) -> Observation:
         """See `Driver`."""
-        seen = await asyncio.to_thread(self.files.look)
+        seen = await self._looking.run(self.files.look)
         if not seen.alive:
             return self._absent(seen)
         record = seen.record
@@ -64,7 +66,7 @@ class ProcessDriver:
         found = external.judge(await external.probe_all(self._replicas))
         return found if found.presence is Presence.PRESENT else Observation(presence=Presence.COMING, reason=found.reason)
 
-    async def start(self) -> None:
+    async def start(self, confirm: Confirm = unasked) -> None:
         """See `Driver`. Nothing where the engine runs, whoever started it from this folder."""
         seen = await asyncio.to_thread(self.files.look)
         if seen.locked or seen.kept:
@@ -74,14 +76,16 @@ class ProcessDriver:
         if external.judge(await external.probe_all(self._replicas)).presence is Presence.PRESENT:
             url = self._replicas[0].url
             raise DriverFailed(f"a {self.engine.label} that was not started from here answers at {url}: stop it there first")
+        await confirm()
         self._told_at = None
         await asyncio.to_thread(self._launch)
 
-    async def release(self) -> None:
+    async def release(self, confirm: Confirm = unasked) -> None:
         """See `Driver`. The keeper ends the engine, also where this process dies meanwhile."""
         seen = await asyncio.to_thread(self.files.look)
         if not seen.alive:
             return
+        await confirm()
         now = time.monotonic()
         self._told_at = now if self._told_at is None else self._told_at
         waited_s = now - self._told_at
