@@ -37,10 +37,18 @@ class Reign:
                 await self._hold()
                 await self._pause()
         finally:
-            await self._end()
-            with suppress(RedisError, OSError, TimeoutError):  # the lock ends by itself
-                async with asyncio.timeout(_RELEASE_WITHIN_S):
-                    await self._leadership.release()
+            giving_up = asyncio.ensure_future(self._give_up())
+            while not giving_up.done():  # who cancels again is as impatient as the next leader, who waits for the lock
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait({giving_up})
+            giving_up.result()
+
+    async def _give_up(self) -> None:
+        """Ends the work, then lets another lead at once."""
+        await self._end()
+        with suppress(RedisError, OSError, TimeoutError):  # the lock ends by itself
+            async with asyncio.timeout(_RELEASE_WITHIN_S):
+                await self._leadership.release()
 
     async def _hold(self) -> None:
         asked_at = time.monotonic()

@@ -74,6 +74,32 @@ def test_the_next_leader_ends_the_switch_of_one_that_was_killed(tmp_path: Path, 
 
 
 @pytest.mark.long
+def test_the_next_leader_goes_on_waiting_for_memory_where_one_was_killed(tmp_path: Path) -> None:
+    with switching(tmp_path, controllers=2, ollama=("--memory-return-s", "100")) as (host, calls):
+        first, second = host.controllers
+        host.write_mode("vllm")
+        eventually(lambda: host.control(VLLM)["reason"].startswith("waits for memory"))
+        host.kill(first)
+        eventually(lambda: "controller.leads" in second.log_text(), within_s=20)
+        assert host.engine_pids() == []
+        host.await_settled(VLLM)
+        calls.await_more()
+
+
+@pytest.mark.long
+def test_the_next_leader_brings_ollama_back_where_one_was_killed_after_a_failed_start(tmp_path: Path) -> None:
+    with switching(tmp_path, controllers=2, vllm=("--crash-at-start", "always")) as (host, calls):
+        first, second = host.controllers
+        host.write_mode("vllm")
+        host.await_phase(VLLM, "failed")
+        host.kill(first)
+        eventually(lambda: "controller.leads" in second.log_text(), within_s=20)
+        host.await_settled(OLLAMA)
+        calls.await_more()
+        host.write_mode("ollama")
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("phase", ["draining", "stopping"])
 def test_the_way_back_is_ended_by_the_next_leader_too(tmp_path: Path, phase: str) -> None:
     with switching(tmp_path, controllers=2, vllm=(*SLOW_VLLM, "--memory-return-s", "1.5")) as (host, calls):

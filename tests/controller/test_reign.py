@@ -65,6 +65,30 @@ async def test_one_of_two_works_and_the_other_takes_over_at_once_when_it_ends(as
     assert await async_client.get(keys.CONTROLLER) is None
 
 
+async def test_a_leader_that_is_told_again_while_its_work_ends_frees_the_lock_all_the_same(
+    async_client: redis.asyncio.Redis,
+) -> None:
+    told_again, began = asyncio.Event(), asyncio.Event()
+
+    async def slow_to_end(_: int) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await told_again.wait()
+
+    leading = asyncio.create_task(Reign(Leadership(async_client, "one"), slow_to_end).run())
+    await began.wait()
+    leading.cancel()
+    await asyncio.sleep(0.02)
+    leading.cancel()
+    await asyncio.sleep(0.02)
+    told_again.set()
+    await asyncio.wait({leading})
+    assert leading.cancelled()
+    assert await async_client.get(keys.CONTROLLER) is None
+
+
 async def test_a_leader_whose_lock_another_took_ends_its_work_and_stands_by(async_client: redis.asyncio.Redis) -> None:
     work = Work()
     leading = begun(async_client, work)
