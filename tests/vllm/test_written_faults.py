@@ -40,7 +40,7 @@ async def answer(server: Server, asked: Exchange) -> dict[str, Any]:
 
 async def beyond_the_bound(server: Server, http: httpx.AsyncClient, asked: Exchange) -> dict[str, Any]:
     """There are slots enough for all: what is bounded is running and waiting calls together."""
-    long = {**asked.request, "body": asked.request["body"] | {"max_tokens": 7900}}
+    long = {**asked.request, "body": asked.request["body"] | {"max_tokens": 7900, "ignore_eos": True}}
     others = [asyncio.create_task(exchanges.ask(http, long)) for _ in range(QUEUE_BOUND)]
     await server.has_at_least(QUEUE_BOUND)
     found = await exchanges.ask(http, asked.request)
