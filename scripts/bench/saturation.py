@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import httpx
 import place
 import table
 from celery import Celery
@@ -41,6 +42,7 @@ WINDOW_S = 30.0
 # How long a call takes beside which chats are timed, and how often four of those are sent.
 CALL_S = 2.0
 CHAT_ROUNDS = 5
+QUESTION = "How long is a river?"
 TEXT = "Ada Stone leads Brightwater Labs in Oslo, file {}."
 BARE = Path(__file__).with_name("bare.py")
 # Celery's own commands: its queue, its unacknowledged messages, its results. What it adds to and takes from sorted sets (one each
@@ -150,31 +152,56 @@ def _commands(here: place.Place) -> Mapping[str, int]:
 
 
 def chat(url: str, runs: int) -> Iterator[Row]:
-    """What bulk at saturation adds to a chat call while a slot kept for it is free."""
+    """What bulk at saturation adds to a chat call while a slot kept for it is free, and to a bare request to the same engine.
+
+    The second is the simulator's own: it answers hundreds of calls on one core, and on no other than the workers have.
+    """
     options = ("--slots", "512", "--call-seconds", str(CALL_S))
-    for how, spread_s, target in (("", CALL_S, 25.0), (" whose calls all end in the same instant", 0.0, None)):
-        with place.running(url, ("extraction", "chat"), {Engine.VLLM: options}, llm_engine_mode="vllm") as here:
-            alone = _chats(here, CHAT_ROUNDS * runs)
-            with loaded(here, Engine.VLLM, 256 - here.settings.kept(Engine.VLLM), 256 / CALL_S, spread_s=spread_s):
-                beside = _chats(here, CHAT_ROUNDS * runs)
-        median = statistics.median(alone)
-        yield Row(f"added to a chat call by bulk at saturation{how}, p50", "ms", [statistics.median(beside) - median], None)
-        yield Row("  p95", "ms", [statistics.quantiles(beside, n=20)[-1] - median], target)
+    with place.running(url, ("extraction", "chat"), {Engine.VLLM: options}, llm_engine_mode="vllm") as here:
+        asked: Mapping[str, Callable[[], None]] = {
+            "chat call": _chat(here),
+            "bare request to the engine": _bare_chat(here.url(Engine.VLLM)),
+        }
+        alone = {name: statistics.median(_times(ask, CHAT_ROUNDS * runs)) for name, ask in asked.items()}
+        with loaded(here, Engine.VLLM, 256 - here.settings.kept(Engine.VLLM), 256 / CALL_S, spread_s=CALL_S):
+            beside = {name: _times(ask, CHAT_ROUNDS * runs) for name, ask in asked.items()}
+    for name, times in beside.items():
+        yield Row(f"added to a {name} by bulk at saturation, p50", "ms", [statistics.median(times) - alone[name]], None)
+        target = 25 if name == "chat call" else None
+        yield Row("  p95", "ms", [statistics.quantiles(times, n=20)[-1] - alone[name]], target)
 
 
-def _chats(here: place.Place, rounds: int) -> list[float]:
-    """Times of chat calls in ms, of which four at a time are sent."""
+def _chat(here: place.Place) -> Callable[[], None]:
     app = Celery("bench", broker=here.settings.redis_url, backend=here.settings.redis_url)
-    times: list[float] = []
 
     def ask() -> None:
-        begun = time.perf_counter()
-        messages = [{"role": "user", "content": "How long is a river?"}]
+        messages = [{"role": "user", "content": QUESTION}]
         app.send_task("aegis.chat", kwargs={"messages": messages, "version": 1}, queue="chat").get(timeout=60, interval=0.001)
+
+    return ask
+
+
+def _bare_chat(url: str) -> Callable[[], None]:
+    client = httpx.Client(base_url=url, timeout=60, trust_env=False)
+    body = {"model": place.MODEL, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 64}
+
+    def ask() -> None:
+        client.post("/v1/chat/completions", json=body).raise_for_status()
+
+    return ask
+
+
+def _times(ask: Callable[[], None], rounds: int) -> list[float]:
+    """Milliseconds that it took, each time four at once."""
+    times: list[float] = []
+
+    def timed() -> None:
+        begun = time.perf_counter()
+        ask()
         times.append((time.perf_counter() - begun) * 1e3)
 
     for _ in range(rounds):
-        threads = [threading.Thread(target=ask) for _ in range(4)]
+        threads = [threading.Thread(target=timed) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:

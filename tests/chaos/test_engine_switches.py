@@ -75,7 +75,7 @@ def test_the_next_leader_ends_the_switch_of_one_that_was_killed(tmp_path: Path, 
 
 @pytest.mark.long
 def test_the_next_leader_goes_on_waiting_for_memory_where_one_was_killed(tmp_path: Path) -> None:
-    with switching(tmp_path, controllers=2, ollama=("--memory-return-s", "100")) as (host, calls):
+    with switching(tmp_path, controllers=2, ollama=("--memory-return-s", "100"), memory_gate_s=60.0) as (host, calls):
         first, second = host.controllers
         host.write_mode("vllm")
         eventually(lambda: host.control(VLLM)["reason"].startswith("waits for memory"))
