@@ -72,9 +72,7 @@ class Engines:
         except Deposed:
             log.warning("controller.deposed", token=self._token)
         finally:
-            while not listening.done():  # redis-py's connections can swallow a cancellation that comes with their answer
-                listening.cancel()
-                await asyncio.wait([listening], timeout=0.1)
+            await connection.ended(listening)
             await self._hands.aclose()
 
     def _on_push(self, key: str | None) -> None:

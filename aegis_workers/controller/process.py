@@ -46,20 +46,13 @@ async def _run(settings: Settings) -> int:
     return 0
 
 
-async def _end(part: asyncio.Future[object]) -> None:
-    """Cancels until the part has ended: redis-py's connections can swallow a cancellation that comes with their answer."""
-    while not part.done():
-        part.cancel()
-        await asyncio.wait([part], timeout=0.1)
-
-
 async def _first(*works: Callable[[], Awaitable[object]]) -> None:
     """Does all of it until one part ends, and ends the others; raises what one died of."""
     parts = [asyncio.ensure_future(work()) for work in works]
     try:
         await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        await asyncio.gather(*(_end(part) for part in parts))
+        await asyncio.gather(*map(connection.ended, parts))
     for part in parts:
         if not part.cancelled():
             part.result()

@@ -1,5 +1,6 @@
 """Connections to Redis, and one plain sentence for a Redis that cannot be used."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +27,9 @@ SILENT_S = 2.0
 
 # How soon a background part tries again when Redis is away.
 RETRY_S = 2.0
+
+# How soon what was cancelled and goes on is cancelled again.
+_CANCEL_AGAIN_S = 0.1
 
 # One retry, without a pause: a pooled connection that a restarted Redis has closed is replaced, and a Redis that is away is
 # reported at once. None after a timeout: a frozen Redis would hold its caller twice as long.
@@ -92,6 +96,13 @@ def open_quick(settings: Settings) -> redis.asyncio.Redis:
 def _async_client(settings: Settings, options: dict[str, Any]) -> redis.asyncio.Redis:
     retry = redis.asyncio.retry.Retry(NoBackoff(), _RETRIES, _RETRIED)
     return redis.asyncio.Redis.from_url(settings.redis_url, retry=retry, **(_OPTIONS | options))
+
+
+async def ended(work: asyncio.Future[Any]) -> None:
+    """Cancels until the work has ended: redis-py's connections can swallow a cancellation that comes with their answer."""
+    while not work.done():
+        work.cancel()
+        await asyncio.wait([work], timeout=_CANCEL_AGAIN_S)
 
 
 @contextmanager

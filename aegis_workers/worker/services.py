@@ -104,7 +104,7 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
             stack.push_async_callback(watching.aclose)
             background["reaper"] = Reaper(watching, held, _duties(client, settings)).run()
         for name, work in background.items():
-            stack.push_async_callback(_ended, asyncio.create_task(_watched(name, work, settings), name=name))
+            stack.push_async_callback(connection.ended, asyncio.create_task(_watched(name, work, settings), name=name))
         documents = Documents(calls, settings, answers)
         yield Services(
             settings=settings,
@@ -161,13 +161,6 @@ async def _watched(name: str, work: Coroutine[Any, Any, None], settings: Setting
     except Exception:
         log.critical("worker.part_died", part=name, exc_info=True)
         ending.end(within_s=settings.shutdown_grace_s + ending.MARGIN_S)
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    """Cancels until the task has ended: redis-py's connections can swallow a cancellation that comes with their answer."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=0.1)
 
 
 @dataclass(frozen=True)
