@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from redis.exceptions import RedisError
@@ -28,15 +28,21 @@ def bounds(settings: Settings) -> Load:
 
 
 class Turn:
-    """One turn. `states` are those of all jobs in Redis, fed or not; `waits` says afterwards who had no room."""
+    """One turn. `states` are those of all jobs in Redis, fed or not, and `stuck` of them wait for an engine.
 
-    def __init__(self, jobs: Jobs, token: int, limits: Load, states: Mapping[str, JobState]) -> None:
+    `waits` says afterwards who had no room.
+    """
+
+    def __init__(
+        self, jobs: Jobs, token: int, limits: Load, states: Mapping[str, JobState], *, stuck: Collection[str] = ()
+    ) -> None:
         self._jobs = jobs
         self._token = token
         self._limits = limits
         self._states = dict(states)
         self._moving = {job_id: in_motion(state) for job_id, state in states.items()}
-        self._total = sum(self._moving.values(), EMPTY)
+        self._stuck = sum((self._moving[job_id] for job_id in stuck), EMPTY)
+        self._total = sum((load for job_id, load in self._moving.items() if job_id not in stuck), EMPTY)
         self.fed = 0
 
     async def take(self, hungry: Mapping[str, Charge]) -> Ruling:
@@ -64,7 +70,7 @@ class Turn:
             for job_id, charge in left.items()
             if (batch := charge.feeder.next) is not None
         ]
-        return window.choose(applicants, self._total, self._limits)
+        return window.choose(applicants, window.occupied(self._total, self._stuck, self._limits), self._limits)
 
     async def _feed(self, charge: Charge) -> Ruling:
         job_id = charge.folder.id

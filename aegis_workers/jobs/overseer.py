@@ -156,15 +156,17 @@ class Overseer:
     async def _feed(self) -> bool:
         """One turn of feeding, and what those wait for that were not fed; whether anything was fed."""
         states = await self._jobs.read_many(self._roll.open_ids)
-        hungry = {}
+        hungry, stuck = {}, set()
         for charge in self._roll.in_turn:
             state = states.get(charge.folder.id)
             if state is None:
                 continue
-            charge.waits = await self._held_back(charge, state)
-            if charge.waits is None:
+            charge.waits, waits_for_engine = await self._held_back(charge, state)
+            if waits_for_engine:
+                stuck.add(charge.folder.id)
+            elif charge.waits is None:
                 hungry[charge.folder.id] = charge
-        turn = Turn(self._jobs, self._token, feeding.bounds(self._settings), states)
+        turn = Turn(self._jobs, self._token, feeding.bounds(self._settings), states, stuck=stuck)
         await self._take_turn(turn, hungry)
         await self._note_waits(states)
         return turn.fed > 0
@@ -184,19 +186,19 @@ class Overseer:
             for charge in hungry.values():
                 charge.waits = turn.waits(charge)
 
-    async def _held_back(self, charge: Charge, state: JobState) -> str | None:
-        """Why a job is not fed now; None where it may be."""
+    async def _held_back(self, charge: Charge, state: JobState) -> tuple[str | None, bool]:
+        """Why a job is not fed now, None where it may be; and whether that is for an engine."""
         if charge.state is not State.IN_PROGRESS or charge.has_expired or state.state is not RedisState.OPEN:
-            return charge.entries[-1].reason or ""
+            return charge.entries[-1].reason or "", False
         if self._is_disk_full:
-            return DISK_FULL
+            return DISK_FULL, False
         decision = await self._outlook.decide(only=charge.pinned)
         if not isinstance(decision, Run):
-            return decision.reason
+            return decision.reason, True
         if charge.manifest.policy is EnginePolicy.PER_JOB and state.engine is None:
             await self._steps.pin(charge, decision.engine)
-            return ""  # it is fed in the next pass, if it is still to be fed then
-        return None
+            return "", False  # it is fed in the next pass, if it is still to be fed then
+        return None, False
 
     async def _note_waits(self, states: Mapping[str, JobState]) -> None:
         for charge in self._roll.in_turn:

@@ -5,6 +5,8 @@ runs what bounds any worker, a bare asyncio and aiohttp script on the same simul
 """
 
 import asyncio
+import json
+import random
 import statistics
 import subprocess
 import sys
@@ -39,9 +41,11 @@ from aegis_workers.worker import garbage
 BATCH = 32
 WARM_UP_S = 6.0
 WINDOW_S = 30.0
-# How long a call takes beside which chats are timed, and how often four of those are sent.
+# How long a call takes beside which chats are timed, how many of those a run sends, and how far apart: no more are in flight
+# than slots are kept.
 CALL_S = 2.0
-CHAT_ROUNDS = 5
+CHATS = 40
+ASK_EVERY_S = 0.5
 QUESTION = "How long is a river?"
 TEXT = "Ada Stone leads Brightwater Labs in Oslo, file {}."
 BARE = Path(__file__).with_name("bare.py")
@@ -54,13 +58,15 @@ RARE = 0.01
 
 
 @contextmanager
-def loaded(here: place.Place, engine: Engine, slots: int, calls_per_s: float, *, spread_s: float = 0.0) -> Iterator[None]:
-    """More extraction than `engine` can do for as long as the block may take; returns when every slot is taken.
+def loaded(
+    here: place.Place, engine: Engine, slots: int, calls_per_s: float, *, spread_s: float = 0.0, seconds: float = 2 * WINDOW_S
+) -> Iterator[None]:
+    """More extraction than `engine` can do for the `seconds` that the block may take; returns when every slot is taken.
 
     With `spread_s` the first calls come over that time, and not all at once: calls that all take as long stay in step for ever.
     """
     app = Celery("bench", broker=here.settings.redis_url, backend=here.settings.redis_url)
-    batches = round(calls_per_s * (2 * WARM_UP_S + 2 * WINDOW_S) / BATCH) + 2 * slots // BATCH + 2
+    batches = round(calls_per_s * (2 * WARM_UP_S + seconds) / BATCH) + 2 * slots // BATCH + 2
     for number in range(batches):
         items = [{"custom_id": str(item), "text": TEXT.format(f"{number}-{item}")} for item in range(BATCH)]
         app.send_task("aegis.extract_batch", kwargs={"items": items, "version": 1}, queue="extraction", ignore_result=True)
@@ -162,13 +168,20 @@ def chat(url: str, runs: int) -> Iterator[Row]:
             "chat call": _chat(here),
             "bare request to the engine": _bare_chat(here.url(Engine.VLLM)),
         }
-        alone = {name: statistics.median(_times(ask, CHAT_ROUNDS * runs)) for name, ask in asked.items()}
-        with loaded(here, Engine.VLLM, 256 - here.settings.kept(Engine.VLLM), 256 / CALL_S, spread_s=CALL_S):
-            beside = {name: _times(ask, CHAT_ROUNDS * runs) for name, ask in asked.items()}
-    for name, times in beside.items():
-        yield Row(f"added to a {name} by bulk at saturation, p50", "ms", [statistics.median(times) - alone[name]], None)
-        target = 25 if name == "chat call" else None
-        yield Row("  p95", "ms", [statistics.quantiles(times, n=20)[-1] - alone[name]], target)
+        alone = _times(asked, CHATS)
+        bulk, seconds = 256 - here.settings.kept(Engine.VLLM), runs * (2 * CHATS * ASK_EVERY_S + 2 * CALL_S)
+        with loaded(here, Engine.VLLM, bulk, 256 / CALL_S, spread_s=CALL_S, seconds=seconds):
+            beside = [_times(asked, CHATS) for _ in range(runs)]
+    for name in asked:
+        base = statistics.median(alone[name])
+        found = [statistics.quantiles(times[name], n=20) for times in beside]
+        yield Row(f"added to a {name} by bulk at saturation, p50", "ms", [one[9] - base for one in found], None)
+        yield Row("  p95", "ms", [one[-1] - base for one in found], 25 if name == "chat call" else None)
+    yield Row("  p95 of a chat call with no bulk, over its p50", "ms", [_p95_over_p50(alone["chat call"])], None)
+
+
+def _p95_over_p50(times: Sequence[float]) -> float:
+    return statistics.quantiles(times, n=20)[-1] - statistics.median(times)
 
 
 def _chat(here: place.Place) -> Callable[[], None]:
@@ -191,21 +204,21 @@ def _bare_chat(url: str) -> Callable[[], None]:
     return ask
 
 
-def _times(ask: Callable[[], None], rounds: int) -> list[float]:
-    """Milliseconds that it took, each time four at once."""
-    times: list[float] = []
+def _times(asked: Mapping[str, Callable[[], None]], count: int) -> Mapping[str, Sequence[float]]:
+    """Milliseconds that each took, `count` times, in turn: one begins before the last has its answer, and none in step."""
+    times: dict[str, list[float]] = {name: [] for name in asked}
 
-    def timed() -> None:
+    def timed(name: str) -> None:
         begun = time.perf_counter()
-        ask()
-        times.append((time.perf_counter() - begun) * 1e3)
+        asked[name]()
+        times[name].append((time.perf_counter() - begun) * 1e3)
 
-    for _ in range(rounds):
-        threads = [threading.Thread(target=timed) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    threads = [threading.Thread(target=timed, args=[name]) for _ in range(count) for name in asked]
+    for thread in threads:
+        thread.start()
+        time.sleep(ASK_EVERY_S * random.uniform(0.5, 1.5))  # noqa: S311 - nothing secret
+    for thread in threads:
+        thread.join()
     return times
 
 
@@ -219,6 +232,21 @@ def admission(url: str, runs: int) -> Iterator[Row]:
         "  a round trip to Redis at the same pace that does nothing, p50", "ms", [statistics.median(one) for one in empty], None
     )
     yield Row("  the same, p99", "ms", [statistics.quantiles(one, n=100)[-1] for one in empty], None)
+    bare = [_machine_ms() for _ in range(runs)]
+    yield Row("  JSON alone at the same pace, with no other process, p50", "ms", [statistics.median(one) for one in bare], None)
+    yield Row("  the same, p99", "ms", [statistics.quantiles(one, n=100)[-1] for one in bare], None)
+
+
+def _machine_ms() -> list[float]:
+    """What the machine takes for as much work as an exchange of slots is, and does alone: its tail is nobody's but its own."""
+    times = []
+    for _ in range(128 * 9):
+        time.sleep(1 / 128)
+        begun = time.perf_counter()
+        for _ in range(12):
+            json.loads(json.dumps({"a": [1, 2, 3] * 20, "b": "x" * 200}))
+        times.append((time.perf_counter() - begun) * 1e3)
+    return times
 
 
 async def _round_trip_ms(url: str) -> list[float]:

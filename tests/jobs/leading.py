@@ -60,9 +60,9 @@ class Place:
     overseer: Overseer | None = None
     asked: dict[str, list[int]] = field(default_factory=dict)
 
-    async def engine_is(self, state: Readiness, reason: str = "") -> None:
-        """What workers say of vLLM."""
-        await engine_status.report(self.client, Engine.VLLM, [ReplicaStatus(url=URL, state=state, reason=reason)], complete=True)
+    async def engine_is(self, state: Readiness, reason: str = "", *, engine: Engine = Engine.VLLM) -> None:
+        """What workers say of an engine."""
+        await engine_status.report(self.client, engine, [ReplicaStatus(url=URL, state=state, reason=reason)], complete=True)
 
     async def lead(self) -> Overseer:
         """A new leader, whatever became of the last one."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 from job_place import ids, lines
-from leading import Place, ready_place
+from leading import URL, Place, ready_place
 
 from aegis_workers.engines.base import Readiness
 from aegis_workers.errors import SpoolFull
@@ -26,7 +26,7 @@ from aegis_workers.jobs.manifest import EnginePolicy
 from aegis_workers.jobs.part import Part
 from aegis_workers.jobs.steps import Deposed
 from aegis_workers.outcome import Status
-from aegis_workers.routing import Mode
+from aegis_workers.routing import Engine, Mode
 from aegis_workers.settings import Settings
 from aegis_workers.state import keys
 from aegis_workers.state.job_outcomes import Recorded
@@ -144,6 +144,28 @@ async def test_a_job_that_stays_on_its_engine_says_so_in_journal_messages_and_re
     leader._outlook._read_at = float("-inf")
     await leader.step()
     assert "stays on vLLM" in str(await waits(here, job))
+
+
+async def test_a_job_that_waits_for_its_engine_holds_up_nobody_whose_engine_serves(here: Place) -> None:
+    here.settings = here.settings.model_copy(update={"ollama_model": "sim", "ollama_url": (URL,)})
+    stuck = here.submit(documents(200), policy=EnginePolicy.PER_JOB)
+    leader = await here.lead()
+    for _ in range(3):
+        await leader.step()
+    filled = await here.state(stuck)
+    assert filled is not None
+    assert filled.out_chunks == 64
+    await here.engine_is(Readiness.UNAVAILABLE, "it is gone")
+    await here.engine_is(Readiness.READY, engine=Engine.OLLAMA)
+    leader._outlook._read_at = float("-inf")
+    other = here.submit(documents(10))
+    leader._looked_at = float("-inf")
+    for _ in range(3):
+        await leader.step()
+    fed = await here.state(other)
+    assert fed is not None
+    assert fed.out_chunks == 10
+    assert "vLLM" in str(await waits(here, stuck))
 
 
 async def test_a_cancelled_job_keeps_its_lines_and_ends_the_others_as_cancelled(here: Place) -> None:

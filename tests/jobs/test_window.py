@@ -63,6 +63,17 @@ def test_a_batch_larger_than_the_window_goes_alone() -> None:
     assert chosen(asking("large", batch=large), idle=SMALL) is None
 
 
+loads = st.builds(Load, calls=st.integers(0, 200), size_bytes=st.integers(0, 3000))
+
+
+@given(loads, loads)
+def test_what_waits_for_an_engine_takes_nobodys_room_but_beyond_a_window_of_its_own(moving: Load, stuck: Load) -> None:
+    counted = window.occupied(moving, stuck, BOUNDS)
+    assert counted == moving if stuck.fits(BOUNDS) else counted != moving
+    if counted.fits(BOUNDS):
+        assert (moving + stuck).fits(BOUNDS + BOUNDS)
+
+
 batches = st.builds(Load, calls=st.integers(1, 32), size_bytes=st.integers(1, 400))
 work = st.dictionaries(
     st.text("abcdef", min_size=1, max_size=2), st.lists(batches, min_size=1, max_size=30), min_size=1, max_size=5
