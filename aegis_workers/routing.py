@@ -75,6 +75,19 @@ class EngineView:
     reason: str = ""
 
 
+class Because(StrEnum):
+    """Why a call runs where it runs, as a word to be counted by; `reason` says it to people.
+
+    The fallbacks tell what the first choice was. `job_stays`: the call's job stays on one engine.
+    """
+
+    FIRST_CHOICE = "first_choice"
+    FALLBACK_STARTING = "fallback_starting"
+    FALLBACK_DOWN = "fallback_down"
+    FALLBACK_NOT_CONFIGURED = "fallback_not_configured"
+    JOB_STAYS = "job_stays"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """The call runs on `engine`, and stays there."""
@@ -82,6 +95,7 @@ class Run:
     engine: Engine
     mode: Mode
     reason: str
+    because: Because = Because.FIRST_CHOICE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +145,8 @@ def decide(
     """Where a call of `task_type` goes now.
 
     `engines` holds a view of every engine. `only`: the engine that the call's job stays on. The answer is `Run`, `Wait` or
-    `Refuse`, each with a reason for people.
+    `Refuse`, each with a reason for people. Outside of its row a call runs in one case: while vLLM starts, an Ollama that is up
+    serves also what mode `vllm` gives to vLLM alone, so that a switch with room for both delays nobody.
     """
     if only is not None:
         return _stay(task_type, mode, only, engines[only])
@@ -139,10 +154,21 @@ def decide(
     usable = tuple(engine for engine in row if engines[engine].configured)
     if not usable:
         return Refuse(mode=mode, reason=_refusal(task_type, mode, row))
-    serving = next((engine for engine in usable if engines[engine].up), None)
+    serving = next((engine for engine in usable if engines[engine].up), None) or _bridge(row[0], engines, policy)
     if serving is None:
         return Wait(engines=usable, mode=mode, reason=_waiting(usable, engines))
-    return Run(engine=serving, mode=mode, reason=_running(task_type, mode, serving, row[0], engines))
+    reason = _running(task_type, mode, serving, row[0], engines)
+    return Run(engine=serving, mode=mode, reason=reason, because=_because(serving, row[0], engines[row[0]]))
+
+
+def _bridge(first: Engine, engines: Mapping[Engine, EngineView], policy: Policy) -> Engine | None:
+    """Who serves while vLLM, the only one of its row, is on its way: Ollama, if it is up and the policy is to cross.
+
+    A start takes minutes and is no failure. Where the engines exclude each other Ollama is fenced by then, so it is not up.
+    """
+    starts = first is Engine.VLLM and engines[first].starting
+    ollama = engines[Engine.OLLAMA]
+    return Engine.OLLAMA if starts and policy is Policy.DEGRADE and ollama.configured and ollama.up else None
 
 
 def _stay(task_type: TaskType, mode: Mode, only: Engine, view: EngineView) -> Decision:
@@ -157,7 +183,7 @@ def _stay(task_type: TaskType, mode: Mode, only: Engine, view: EngineView) -> De
         return Wait(engines=(only,), mode=mode, reason=f"{stays}, which mode {mode} does not use for {task_type}")
     if not view.up:
         return Wait(engines=(only,), mode=mode, reason=f"{stays} and {_waiting((only,), {only: view})}")
-    return Run(engine=only, mode=mode, reason=stays)
+    return Run(engine=only, mode=mode, reason=stays, because=Because.JOB_STAYS)
 
 
 def _refusal(task_type: TaskType, mode: Mode, row: tuple[Engine, ...]) -> str:
@@ -175,6 +201,15 @@ def _running(task_type: TaskType, mode: Mode, serving: Engine, first: Engine, en
         return f"mode {mode} prefers {serving.label} for {task_type}"
     why = _state(engines[first]) if engines[first].configured else "not configured"
     return f"{first.label} is first for {task_type} in mode {mode} but {why}; fell back to {serving.label}"
+
+
+def _because(serving: Engine, first: Engine, view: EngineView) -> Because:
+    """`view` is that of the first choice."""
+    if serving is first:
+        return Because.FIRST_CHOICE
+    if not view.configured:
+        return Because.FALLBACK_NOT_CONFIGURED
+    return Because.FALLBACK_STARTING if view.starting else Because.FALLBACK_DOWN
 
 
 def _state(view: EngineView) -> str:

@@ -4,9 +4,12 @@ from typing import Final
 
 import structlog
 
+from aegis_workers import telemetry
 from aegis_workers.controller.case import Step
 from aegis_workers.routing import Engine
 from aegis_workers.state.engine_control import Phase
+from aegis_workers.state.switches import Course, Lasted
+from aegis_workers.telemetry import PhaseEntered, SwitchFinished
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +32,7 @@ class Account:
 
     def __init__(self) -> None:
         self._phases: dict[Engine, tuple[Phase, float]] = {}
-        self._took: dict[str, float] = {}
+        self._took: dict[tuple[Engine, Phase], float] = {}
         self._begun: float | None = None
 
     def note(self, engine: Engine, step: Step, now: float) -> None:
@@ -47,6 +50,7 @@ class Account:
             reason=step.after.reason,
             **({} if lasted_s is None else {f"{before}_s": round(lasted_s, 3)}),
         )
+        telemetry.tell(PhaseEntered(engine=engine, phase=step.enters.value, before=before and before.value, lasted_s=lasted_s))
         if step.enters in MOVING and self._begun is None:
             self._begun = now
 
@@ -56,12 +60,19 @@ class Account:
             return None
         phase, since = known
         if phase in MOVING:
-            name = f"{engine}_{phase}_s"
-            self._took[name] = round(self._took.get(name, 0.0) + now - since, 3)
+            self._took[engine, phase] = round(self._took.get((engine, phase), 0.0) + now - since, 3)
         return now - since
 
-    def settle(self, now: float) -> None:
-        """Nothing moves any more."""
-        if self._begun is not None:
-            log.info("switch.finished", seconds=round(now - self._begun, 3), **self._took)
+    def settle(self, now: float) -> Course | None:
+        """Nothing moves any more: how the engines followed since the last time; None where none had to."""
+        begun, took = self._begun, self._took
         self._begun, self._took = None, {}
+        if begun is None:
+            return None
+        seconds = round(now - begun, 3)
+        log.info(
+            "switch.finished", seconds=seconds, **{f"{engine}_{phase}_s": lasted for (engine, phase), lasted in took.items()}
+        )
+        telemetry.tell(SwitchFinished(took_s=seconds))
+        phases = [Lasted(engine=engine, phase=phase, seconds=lasted) for (engine, phase), lasted in took.items()]
+        return Course(began=begun, seconds=seconds, phases=phases)

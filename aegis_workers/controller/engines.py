@@ -26,7 +26,7 @@ from aegis_workers.engines.base import Readiness
 from aegis_workers.jobs.steps import Deposed
 from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
-from aegis_workers.state import connection, engine_control, engine_status, keys, memory, slots
+from aegis_workers.state import connection, engine_control, engine_status, keys, memory, slots, switches
 from aegis_workers.state.engine_control import Phase
 from aegis_workers.state.engine_status import ReplicaStatus
 from aegis_workers.state.jobs import Ruling
@@ -111,7 +111,11 @@ class Engines:
         steps = plan(sight.snapshot)
         for engine, step in steps.items():
             await self._take(engine, step, sight)
-        return self._next_in(sight.snapshot, steps)
+        wait_s = self._next_in(sight.snapshot, steps)
+        course = self._account.settle(sight.snapshot.now) if wait_s == IDLE_S else None
+        if course is not None:
+            await switches.finish(self._client, course)
+        return wait_s
 
     def _next_in(self, snapshot: Snapshot, steps: Mapping[Engine, Step]) -> float:
         if any(step.enters is not None for step in steps.values()):
@@ -121,7 +125,6 @@ class Engines:
         controls = [control for control in known.values() if control is not None]
         if any(control.phase in MOVING or control.began is not None for control in controls):
             return MOVING_S
-        self._account.settle(snapshot.now)
         return IDLE_S
 
     async def _take(self, engine: Engine, step: Step, sight: Sight) -> None:

@@ -46,8 +46,11 @@ def _drain(case: Case) -> Step | None:
     over_s = case.elapsed_s - case.rules.drain_s
     if case.facts.leases == 0:
         return _release(case)
-    if over_s < 0 or case.rules.drain_then is DrainThen.WAIT:
+    if over_s < 0:
         return case.stay(f"calls in flight end ({case.want.reason})", fenced=True)
+    if case.rules.drain_then is DrainThen.WAIT:
+        reason = f"calls in flight end, however long they take ({case.rules.drain_then_by}: wait; {case.want.reason})"
+        return case.stay(reason, fenced=True)
     if over_s < case.rules.close_s:
         reason = f"calls in flight go back to waiting: they did not end within AEGIS_DRAIN_S={case.rules.drain_s:g}"
         return case.stay(reason, fenced=True, closing=True)

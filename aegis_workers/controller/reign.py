@@ -8,7 +8,9 @@ from contextlib import suppress
 import structlog
 from redis.exceptions import RedisError
 
+from aegis_workers import telemetry
 from aegis_workers.state.leader import HOLD_EVERY_S, TTL_S, Leadership
+from aegis_workers.telemetry import LeadershipChanged
 
 log = structlog.get_logger(__name__)
 
@@ -27,8 +29,13 @@ class Reign:
         self._work = work
         self._token: int | None = _UNKNOWN
         self._working: asyncio.Task[None] | None = None
-        self._held_at = 0.0
+        self._held_at = -TTL_S
         self._said_at = float("-inf")
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why it neither leads nor stands by, in words; None where it does."""
+        return "Redis does not answer" if time.monotonic() - self._held_at > TTL_S else None
 
     async def run(self) -> None:
         """Leads or stands by until cancelled; raises what the work dies of."""
@@ -67,6 +74,7 @@ class Reign:
             return
         await self._end()
         self._token = token
+        telemetry.tell(LeadershipChanged(leads=token is not None))
         if token is None:
             log.info("controller.stands_by")
             return

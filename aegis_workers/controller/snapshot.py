@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from aegis_workers import origins
 from aegis_workers.controller.driver import Observation
 from aegis_workers.routing import Engine, Mode
 from aegis_workers.settings import Settings
@@ -25,17 +26,20 @@ class Rules:
     """The settings that decide about engines. Times in seconds, sizes in GB; `budget_gb` is None where it is to be measured.
 
     `release_s`: how long an engine may take to give its memory back. `close_s`: how long calls may take to be closed; the lease
-    of one whose worker died ends by itself within that time.
+    of one whose worker died ends by itself within that time. `on_demand_by` and `drain_then_by`: what chose that, in words such
+    as "PROFILE=engineering".
     """
 
     sizes_gb: Mapping[Engine, float]
     budget_gb: float | None = None
     drain_s: float = 120.0
     drain_then: DrainThen = DrainThen.CLOSE
+    drain_then_by: str = "AEGIS_DRAIN_THEN"
     memory_gate_s: float = 120.0
     start_timeout_s: float = 900.0
     min_dwell_s: float = 10.0
     on_demand: bool = False
+    on_demand_by: str = "AEGIS_VLLM_ON_DEMAND"
     idle_s: float = 600.0
     release_s: float = 60.0
     close_s: float = 30.0
@@ -48,10 +52,12 @@ def rules(settings: Settings) -> Rules:
         budget_gb=settings.memory_budget_gb,
         drain_s=settings.drain_s,
         drain_then=DrainThen(settings.drain_then),
+        drain_then_by=origins.chosen_by(settings, "AEGIS_DRAIN_THEN"),
         memory_gate_s=settings.memory_gate_s,
         start_timeout_s=settings.start_timeout_s,
         min_dwell_s=settings.min_dwell_s,
         on_demand=settings.vllm_on_demand,
+        on_demand_by=origins.chosen_by(settings, "AEGIS_VLLM_ON_DEMAND"),
         idle_s=settings.vllm_idle_s,
     )
 

@@ -132,7 +132,7 @@ def _on_demand(snapshot: Snapshot, engine: Engine, want: Want) -> Want:
         return want
     if _is_there(facts) and work.idle_s < rules.idle_s:
         return replace(want, reason=f"{want.reason}; it is released after {rules.idle_s:g} s without extraction work")
-    return Want(choice=Choice.OFF, reason="on demand: there is no extraction work", origin=ON_DEMAND)
+    return Want(choice=Choice.OFF, reason=f"on demand, by {rules.on_demand_by}: no extraction work", origin=ON_DEMAND)
 
 
 def _is_there(facts: EngineFacts) -> bool:

@@ -100,14 +100,15 @@ def test_the_next_leader_brings_ollama_back_where_one_was_killed_after_a_failed_
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("phase", ["draining", "stopping"])
-def test_the_way_back_is_ended_by_the_next_leader_too(tmp_path: Path, phase: str) -> None:
-    with switching(tmp_path, controllers=2, vllm=(*SLOW_VLLM, "--memory-return-s", "1.5")) as (host, calls):
+@pytest.mark.parametrize(("engine", "phase"), [(VLLM, "draining"), (VLLM, "stopping"), (OLLAMA, "starting"), (OLLAMA, "warming")])
+def test_the_way_back_is_ended_by_the_next_leader_too(tmp_path: Path, engine: Engine, phase: str) -> None:
+    vllm, ollama = (*SLOW_VLLM, "--memory-return-s", "1.5"), (*SLOW_OLLAMA, "--start-seconds", "1.5")
+    with switching(tmp_path, controllers=2, vllm=vllm, ollama=ollama) as (host, calls):
         host.write_mode("vllm")
         host.await_settled(VLLM)
         first, second = host.controllers
         host.write_mode("ollama")
-        host.await_phase(VLLM, phase)
+        host.await_phase(engine, phase)
         host.kill(first)
         eventually(lambda: "controller.leads" in second.log_text(), within_s=20)
         host.await_settled(OLLAMA)
@@ -192,11 +193,35 @@ def test_a_call_that_hangs_goes_back_to_waiting_when_the_drain_is_over(tmp_path:
         calls.await_more()
 
 
-@pytest.mark.long
-def test_a_switch_goes_on_where_it_was_when_redis_comes_back(tmp_path: Path) -> None:
-    with switching(tmp_path, answered_once=False) as (host, calls):
+def test_a_call_that_is_slow_is_waited_for_beyond_the_drain_where_the_setting_says_so(tmp_path: Path) -> None:
+    with switching(tmp_path, drain_s=1.0, drain_then="wait") as (host, calls):
+        host.place.behave(OLLAMA, slow_s=8.0, times=1)
+        eventually(lambda: host.place.stats(OLLAMA)["requests"] > 0)
+        calls.await_more()
         host.write_mode("vllm")
-        host.await_phase(VLLM, "starting")
+        eventually(lambda: "however long they take (AEGIS_DRAIN_THEN: wait" in host.control(OLLAMA)["reason"])
+        assert host.control(OLLAMA)["phase"] == "draining"
+        assert host.engine_pids() == []
+        host.await_settled(VLLM)
+        assert host.place.stats(OLLAMA)["aborted"] == 0
+        calls.await_more()
+
+
+GATE = (VLLM, "stopped")
+
+
+@pytest.mark.parametrize(
+    ("engine", "phase"),
+    [pytest.param(*found, marks=[] if found == (OLLAMA, "stopping") else [pytest.mark.long]) for found in (*PHASES, GATE)],
+)
+def test_a_switch_goes_on_where_it_was_when_redis_comes_back(tmp_path: Path, engine: Engine, phase: str) -> None:
+    ollama = ("--memory-return-s", "4", "--call-seconds", "1")
+    with switching(tmp_path, ollama=ollama, answered_once=False) as (host, calls):
+        host.write_mode("vllm")
+        if (engine, phase) == GATE:
+            eventually(lambda: host.control(VLLM)["reason"].startswith("waits for memory"))
+        else:
+            host.await_phase(engine, phase)
         host.place.restart_redis(away_s=2)
         host.await_settled(VLLM)
         assert len(host.engine_pids()) == 1

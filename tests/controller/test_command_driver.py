@@ -6,15 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from aegis_workers.controller.driver import NotNow, Observation, Presence
 from aegis_workers.controller.drivers import keeper
 from aegis_workers.controller.drivers.process import ProcessDriver
+from aegis_workers.controller.drivers.sight import Files, Sight
 from aegis_workers.engines.base import EngineClient, Probe, Readiness
 from aegis_workers.errors import DriverFailed
 from aegis_workers.routing import Engine
@@ -225,9 +229,9 @@ async def test_an_order_that_is_taken_back_at_the_last_moment_starts_and_ends_no
 async def test_children_whose_keeper_was_killed_too_are_found_and_ended(place: Place) -> None:
     driver = place.driver(command(STUBBORN, place.ready), grace_s=0.3)
     await driver.start()
-    await written(Path(f"{place.ready}.child"))
-    await written(place.ready)
-    pids = [place.pid(), place.pid(".child")]
+    for kind in ("", ".child", ".far"):
+        await written(Path(f"{place.ready}{kind}"))
+    pids = [place.pid(kind) for kind in ("", ".child", ".far")]
     os.kill(place.record()["pid"], signal.SIGKILL)
 
     async def is_seen() -> bool:
@@ -240,8 +244,45 @@ async def test_children_whose_keeper_was_killed_too_are_found_and_ended(place: P
         await heir.start()
     await until_absent(heir)
     assert [pid for pid in pids if lives(pid)] == []
-    if lives(place.pid(".far")):  # nothing can tell whose it was
-        os.kill(place.pid(".far"), signal.SIGKILL)
+
+
+async def test_a_daemon_that_outlives_its_keeper_and_its_session_is_found_and_ended(place: Place) -> None:
+    driver = place.driver(command(STUBBORN, place.ready), grace_s=0.3)
+    await driver.start()
+    for kind in ("", ".child", ".far"):
+        await written(Path(f"{place.ready}{kind}"))
+    for pid in (place.record()["pid"], place.pid(), place.pid(".child")):
+        os.kill(pid, signal.SIGKILL)
+
+    async def only_the_daemon_is_left() -> bool:
+        return list(driver.files.look().alive) == [place.pid(".far")]
+
+    await eventually(only_the_daemon_is_left)
+    heir = place.driver(command(SLEEPS, place.ready), grace_s=0.3)
+    with pytest.raises(DriverFailed, match="must end first"):
+        await heir.start()
+    await until_absent(heir)
+    assert not lives(place.pid(".far"))
+
+
+async def test_a_look_that_hangs_holds_up_neither_an_order_nor_the_end_of_the_process(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, looking = threading.Event(), []
+
+    def hang(_: Files) -> Sight:
+        looking.append(threading.current_thread())
+        goes_on.wait(WAIT_S)
+        return Sight()
+
+    driver = place.driver("true")
+    monkeypatch.setattr(Files, "look", hang)
+    for order in (driver.start, driver.release):
+        with anyio.move_on_after(0.05), suppress(TimeoutError):
+            await order()
+    goes_on.set()
+    assert [thread.daemon for thread in looking] == [True]
+    looking[0].join(WAIT_S)
 
 
 async def test_a_command_that_crashes_at_its_start_leaves_its_last_words(place: Place) -> None:

@@ -23,10 +23,11 @@ from aegis_workers.engines.base import Probe
 from aegis_workers.jobs.steps import Deposed
 from aegis_workers.routing import Engine, Mode
 from aegis_workers.settings import Settings
-from aegis_workers.state import engine_control, engine_status, keys, slots
+from aegis_workers.state import engine_control, engine_status, keys, slots, switches
 from aegis_workers.state.engine_control import Phase
 from aegis_workers.state.jobs import Ruling
 from aegis_workers.state.leader import TTL_S
+from aegis_workers.state.switches import Source
 
 pytestmark = pytest.mark.anyio
 
@@ -85,6 +86,20 @@ async def test_a_mode_write_is_followed_and_each_phase_and_its_time_is_logged(ho
     assert {"seconds", "ollama_draining_s", "ollama_stopping_s", "vllm_starting_s", "vllm_warming_s"} <= finished.keys()
     assert host.clients[Engine.VLLM].proofs == 1
     assert [host.drivers[engine].starts for engine in Engine] == [1, 1]
+
+
+async def test_the_history_tells_how_long_the_phases_of_a_switch_took(host: Host, client: redis.Redis) -> None:
+    leader = await ollama_serves(host)
+    await leader.step()
+    await host.client.set(keys.MODE, "vllm")
+    await host.settle(leader, VLLM_READY)
+    await leader.step()
+    switch = switches.read(client)[0]
+    assert (switch.mode, switch.source) == (Mode.VLLM, Source.RAW)
+    assert {(lasted.engine, lasted.phase) for lasted in switch.phases} >= {
+        (Engine.OLLAMA, Phase.DRAINING),
+        (Engine.VLLM, Phase.STARTING),
+    }
 
 
 async def test_a_call_in_flight_keeps_its_engine_until_it_ends(host: Host) -> None:
@@ -355,7 +370,7 @@ async def test_on_demand_the_engine_comes_with_the_work_and_leaves_after_the_idl
     host = Host(async_client, settings, vllm_on_demand=True, vllm_idle_s=0.0, llm_engine_mode=Mode.VLLM)
     leader = await host.lead()
     await host.settle(leader, (Phase.STOPPED, Phase.STOPPED))
-    assert (await host.control(Engine.VLLM)).reason == "Not started (on demand: there is no extraction work)"
+    assert (await host.control(Engine.VLLM)).reason == "Not started (on demand, by default: no extraction work)"
     await async_client.rpush("extraction", "a message")
     leader._senses._demand._looked_at = float("-inf")
     await host.settle(leader, VLLM_READY)

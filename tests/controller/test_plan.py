@@ -247,6 +247,7 @@ def test_a_call_that_hangs_goes_back_to_waiting_or_is_waited_for_as_the_setting_
     world.run(TIGHT.drain_s + 20.0)
     is_closed = drain_then is DrainThen.CLOSE
     assert (world.phase(OLLAMA) is Phase.DRAINING) is not is_closed
+    assert ("however long they take (AEGIS_DRAIN_THEN: wait; mode vllm)" in control(world, OLLAMA).reason) is not is_closed
     world.settle()
     assert world.phase(VLLM) is Phase.READY
 

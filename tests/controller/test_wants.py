@@ -131,6 +131,12 @@ def test_on_demand_vllm_runs_while_work_is_there_and_never_against_the_mode(
     assert choices(on_demand(mode, budget_gb, work=work, phase=phase)) == expected
 
 
+def test_an_engine_that_is_not_there_on_demand_says_what_chose_that() -> None:
+    taken = on_demand(Mode.VLLM, NO_ROOM, work=IDLE)
+    taken = replace(taken, rules=replace(taken.rules, on_demand_by="PROFILE=engineering"))
+    assert wants.decide(taken)[Engine.VLLM].reason == "on demand, by PROFILE=engineering: no extraction work"
+
+
 def test_on_demand_does_nothing_about_a_vllm_that_somebody_else_runs() -> None:
     taken = on_demand(Mode.VLLM, ROOM, work=IDLE)
     assert choices(replace(taken, engines=taken.engines | {Engine.VLLM: EXTERNAL_VLLM})) == (RUN, LEAVE)  # type: ignore[operator]

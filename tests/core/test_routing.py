@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aegis_workers import routing
-from aegis_workers.routing import Decision, Engine, EngineView, Mode, Policy, Refuse, Run, TaskType, Wait
+from aegis_workers.routing import Because, Decision, Engine, EngineView, Mode, Policy, Refuse, Run, TaskType, Wait
 
 UP = EngineView(configured=True, up=True)
 STARTING = EngineView(configured=True, starting=True)
@@ -16,10 +16,12 @@ VLLM, OLLAMA = Engine.VLLM, Engine.OLLAMA
 
 # The table of DESIGN.md: mode and task type, to the engines in their order.
 VLLM_ELSE_OLLAMA, OLLAMA_ELSE_VLLM, ONLY_VLLM, ONLY_OLLAMA = "vllm ollama", "ollama vllm", "vllm", "ollama"
+# One row has an exception: Ollama serves while vLLM starts.
+VLLM_BRIDGED = "vllm bridged"
 ROWS = {
     (Mode.VLLM, TaskType.EXTRACTION): VLLM_ELSE_OLLAMA,
-    (Mode.VLLM, TaskType.CHAT): ONLY_VLLM,
-    (Mode.VLLM, TaskType.GENERATION): ONLY_VLLM,
+    (Mode.VLLM, TaskType.CHAT): VLLM_BRIDGED,
+    (Mode.VLLM, TaskType.GENERATION): VLLM_BRIDGED,
     (Mode.AUTO, TaskType.EXTRACTION): VLLM_ELSE_OLLAMA,
     (Mode.AUTO, TaskType.CHAT): OLLAMA_ELSE_VLLM,
     (Mode.AUTO, TaskType.GENERATION): OLLAMA_ELSE_VLLM,
@@ -42,6 +44,12 @@ MEANINGS = {
         O  ov ov v
         O  ov ov v
         O  o  o  -
+    """,
+    VLLM_BRIDGED: """
+        V  V  V  V
+        O  v  v  v
+        v  v  v  v
+        -  -  -  -
     """,
     ONLY_VLLM: """
         V  V  V  V
@@ -89,6 +97,27 @@ def test_the_routing_table(mode: Mode, task_type: TaskType, policy: Policy, vllm
     assert decision.mode is mode
 
 
+@pytest.mark.parametrize(
+    ("vllm", "because"),
+    [
+        (UP, Because.FIRST_CHOICE),
+        (STARTING, Because.FALLBACK_STARTING),
+        (DOWN, Because.FALLBACK_DOWN),
+        (ABSENT, Because.FALLBACK_NOT_CONFIGURED),
+    ],
+)
+def test_a_run_has_a_word_for_its_reason_that_can_be_counted_by(vllm: EngineView, because: Because) -> None:
+    decision = routing.decide(TaskType.EXTRACTION, Mode.AUTO, {VLLM: vllm, OLLAMA: UP}, Policy.DEGRADE)
+    assert isinstance(decision, Run)
+    assert decision.because is because
+
+
+def test_a_run_where_the_job_stays_says_so() -> None:
+    decision = routing.decide(TaskType.EXTRACTION, Mode.AUTO, {VLLM: UP, OLLAMA: UP}, Policy.DEGRADE, only=VLLM)
+    assert isinstance(decision, Run)
+    assert decision.because is Because.JOB_STAYS
+
+
 views = st.builds(
     EngineView, configured=st.booleans(), up=st.booleans(), starting=st.booleans(), reason=st.sampled_from(["", "gone", "asleep"])
 )
@@ -122,7 +151,15 @@ def test_no_decision_names_an_engine_that_is_not_configured_or_not_in_the_row(
 ) -> None:
     for engine in named(routing.decide(task_type, mode, engines, policy)):
         assert engines[engine].configured
-        assert engine in routing.allowed(task_type, mode, policy)
+        assert engine in routing.allowed(task_type, mode, policy) or bridges(task_type, mode, engines, policy)
+
+
+def bridges(task_type: TaskType, mode: Mode, engines: Mapping[Engine, EngineView], policy: Policy) -> bool:
+    """Whether Ollama serves in the place of a vLLM that starts, though it is not in the row."""
+    vllm, ollama = engines[VLLM], engines[OLLAMA]
+    starts, serves = vllm.configured and vllm.starting and not vllm.up, ollama.configured and ollama.up
+    in_row = OLLAMA in routing.allowed(task_type, mode, policy)
+    return starts and serves and not in_row and mode is Mode.VLLM and policy is Policy.DEGRADE
 
 
 @given(task_types, modes, snapshots)
@@ -139,6 +176,7 @@ def test_a_call_runs_exactly_if_an_allowed_engine_is_up(
 ) -> None:
     decision = routing.decide(task_type, mode, engines, policy)
     serving = [e for e in routing.allowed(task_type, mode, policy) if engines[e].configured and engines[e].up]
+    serving += [OLLAMA] if bridges(task_type, mode, engines, policy) else []
     assert isinstance(decision, Run) is bool(serving)
     if isinstance(decision, Run):
         assert decision.engine is serving[0]
@@ -181,6 +219,15 @@ def test_a_fallback_says_why_the_first_choice_does_not_serve(vllm: EngineView, w
     reason = routing.decide(TaskType.EXTRACTION, Mode.VLLM, {VLLM: vllm, OLLAMA: UP}, Policy.DEGRADE).reason
     assert words in reason
     assert reason.endswith("fell back to Ollama")
+
+
+def test_a_chat_runs_on_ollama_while_vllm_starts_and_waits_for_a_vllm_that_does_not() -> None:
+    def decision(vllm: EngineView) -> Decision:
+        return routing.decide(TaskType.CHAT, Mode.VLLM, {VLLM: vllm, OLLAMA: UP}, Policy.DEGRADE)
+
+    assert decision(STARTING).reason == "vLLM is first for chat in mode vllm but starting; fell back to Ollama"
+    assert decision(DOWN).reason == "waits for vLLM: connection refused"
+    assert brief(decision(UP)) == "V"
 
 
 # Where extraction goes whose job stays on one engine. Columns: that engine up, starting, down, absent; the other one is up.

@@ -73,7 +73,7 @@ class EngineHost(JobPlace):
         """Controllers, of which the first leads; returns when each knows what it is."""
         for number in range(count):
             one, word = self.start_controller(), "controller.stands_by" if number else "controller.leads"
-            eventually(lambda: word in one.log_text())  # noqa: B023 - called at once
+            eventually(lambda: word in one.log_text(), within_s=WITHIN_S)  # noqa: B023 - called at once
         return self.controllers
 
     def kill(self, controller: Process) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from installation import Installation, eventually, installed
+from memory_host import SIZES_GB, engine_host
 
 from aegis_workers.local import environment, process
 from aegis_workers.routing import Engine
@@ -75,3 +76,19 @@ def test_a_worker_that_starts_while_the_mode_is_unknown_follows_the_others(place
     process.stop(place.workers, 10)
     place.start_workers("chat")
     assert place.chat().get(timeout=20)["engine"] == "ollama"
+
+
+@pytest.mark.timeout(120)
+def test_with_room_for_both_a_chat_runs_on_ollama_while_vllm_starts(tmp_path: Path) -> None:
+    room = sum(SIZES_GB.values())
+    with engine_host(tmp_path, queues=("chat",), vllm=("--start-seconds", "600"), total_gb=room, start_timeout_s=600) as host:
+        host.lead()
+        host.await_settled(Engine.OLLAMA)
+        host.write_mode("vllm")
+        host.await_phase(Engine.VLLM, "starting")
+        outcome = host.place.chat().get(timeout=20)
+        assert (outcome["engine"], outcome["mode"]) == ("ollama", "vllm")
+        assert "starting" in outcome["reason"]
+        assert host.control(Engine.VLLM)["phase"] == "starting"
+        host.write_mode("ollama")
+        host.await_phase(Engine.VLLM, "stopped")

@@ -75,6 +75,14 @@ class DockerDriver:
             return found
         return Observation(presence=self._last, reason=why)
 
+    async def objection(self) -> str | None:
+        """Why it could not start the engine, in words; None where the container is there."""
+        try:
+            await self._ask(self._look)
+        except DriverFailed as error:
+            return str(error)
+        return None
+
     async def start(self, confirm: Confirm = unasked) -> None:
         """See `Driver`."""
         await confirm()

@@ -26,6 +26,8 @@ _KILL_EVERY_S = 0.05
 _LOGS_KEPT = 3
 _NOT_STARTED = 127
 _PROC = Path("/proc")
+# In the environment of the command, and so of all that it forks: it says whose they are when nothing else does any more.
+_MARK = "KEPT_BY_AEGIS_WORKERS"
 # Python ignores them, and what it starts would too.
 _PYTHONS_OWN = (signal.SIGPIPE, signal.SIGXFSZ)
 
@@ -58,6 +60,23 @@ def boot() -> str:
     return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
 
 
+def mark(pid: int, began: int) -> str:
+    """What stands in the environment of everything that this keeper has started."""
+    return f"{_MARK}={pid}.{began}"
+
+
+def marked(pid: int, began: int, among: Mapping[int, Entry]) -> set[int]:
+    """Those that this keeper has started, wherever they went; not those that gave up or wrote over their environment."""
+    ours = mark(pid, began).encode()
+    return {entry.pid for entry in among.values() if entry.began >= began and ours in _environment(entry.pid)}
+
+
+def _environment(pid: int) -> list[bytes]:
+    with suppress(OSError):  # another user's, or gone
+        return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    return []
+
+
 def below(pids: set[int], among: Mapping[int, Entry]) -> set[int]:
     """These processes' children, and theirs, to the last."""
     found: set[int] = set()
@@ -77,7 +96,10 @@ class Keeper:
         self._grace_s = grace_s
         self._log_bytes = log_bytes
         (me,) = read(os.getpid())
-        self._known: dict[str, Any] = {"pid": me.pid, "began": me.began, "boot": boot(), "stopping": False, "status": None}
+        who = {"pid": me.pid, "began": me.began, "boot": boot()}
+        self._known: dict[str, Any] = {**who, "stopping": False, "status": None, "over": False}
+        name, _, value = mark(me.pid, me.began).partition("=")
+        self._given = {**os.environ, name: value}
         self._main = 0
         self._kill_at = float("inf")
 
@@ -95,7 +117,7 @@ class Keeper:
             if time.monotonic() >= self._kill_at:
                 self._signal(signal.SIGKILL)
             self._bound_log()
-        self._say()
+        self._say(over=True)
 
     def _say(self, **more: Any) -> None:
         self._known |= more
@@ -109,7 +131,7 @@ class Keeper:
         os.dup2(log, 2)
         os.close(log)
         try:
-            self._main = os.posix_spawnp(command[0], command, os.environ, setpgroup=0, setsigmask=(), setsigdef=_PYTHONS_OWN)
+            self._main = os.posix_spawnp(command[0], command, self._given, setpgroup=0, setsigmask=(), setsigdef=_PYTHONS_OWN)
         except OSError as error:
             sys.stderr.write(f"{command[0]} cannot be started: {error.strerror}\n")
             self._say(status=_NOT_STARTED)

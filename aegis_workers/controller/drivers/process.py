@@ -1,8 +1,8 @@
 """An engine that is a command on this host (Linux), started and ended by the controller, and outliving it."""
 
-import asyncio
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,7 +50,7 @@ class ProcessDriver:
         self._command = shlex.split(command)
         self._secrets = secrets
         self._told_at: float | None = None
-        self._looking = Aside("process")
+        self._looking, self._launching = Aside("process look"), Aside("process launch")
 
     async def observe(self) -> Observation:
         """See `Driver`."""
@@ -66,9 +66,16 @@ class ProcessDriver:
         found = external.judge(await external.probe_all(self._replicas))
         return found if found.presence is Presence.PRESENT else Observation(presence=Presence.COMING, reason=found.reason)
 
+    async def objection(self) -> str | None:
+        """Why it could not start the engine, in words; None where its command is there."""
+        program = self._command[0]
+        if await self._looking.run(lambda: shutil.which(program)) is not None:
+            return None
+        return f"there is no command {program} here: correct AEGIS_{self.engine.upper()}_COMMAND, or the PATH of the controller"
+
     async def start(self, confirm: Confirm = unasked) -> None:
         """See `Driver`. Nothing where the engine runs, whoever started it from this folder."""
-        seen = await asyncio.to_thread(self.files.look)
+        seen = await self._looking.run(self.files.look)
         if seen.locked or seen.kept:
             return
         if seen.alive:
@@ -78,11 +85,11 @@ class ProcessDriver:
             raise DriverFailed(f"a {self.engine.label} that was not started from here answers at {url}: stop it there first")
         await confirm()
         self._told_at = None
-        await asyncio.to_thread(self._launch)
+        await self._launching.run(self._launch)
 
     async def release(self, confirm: Confirm = unasked) -> None:
         """See `Driver`. The keeper ends the engine, also where this process dies meanwhile."""
-        seen = await asyncio.to_thread(self.files.look)
+        seen = await self._looking.run(self.files.look)
         if not seen.alive:
             return
         await confirm()

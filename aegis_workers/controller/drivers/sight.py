@@ -21,13 +21,17 @@ _LOOKED_AT_S = 1.0
 
 
 class Record(BaseModel):
-    """What a keeper says of itself. `status` is how the command ended, as Python gives it; None while it runs."""
+    """What a keeper says of itself. `status` is how the command ended, as Python gives it; None while it runs.
+
+    `over`: the keeper has ended, because nothing of the engine was left.
+    """
 
     pid: int
     began: int
     boot: str
     stopping: bool
     status: int | None
+    over: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +108,20 @@ class Files:
 def _engine_of(record: Record, table: Mapping[int, Entry]) -> tuple[Mapping[int, Entry], bool]:
     """The living processes of the engine, and whether its keeper is one of them.
 
-    Without a keeper they are those of its session, whose number nobody else can have while one of them lives.
+    Without a keeper they are those of its session, whose number nobody else can have while one of them lives, and those that it
+    marked, for a daemon leaves both its session and its parent.
     """
     leader = table.get(record.pid)
-    if leader is not None:
-        if leader.began != record.began:  # the number is somebody else's, so nothing of that session was left
-            return {}, False
-        pids = {leader.pid}
+    kept = leader is not None and leader.began == record.began
+    if kept:
+        pids = {record.pid}
+    elif record.over:
+        pids = set()
     else:
-        pids = {entry.pid for entry in table.values() if entry.session == record.pid and entry.began >= record.began}
-    return {pid: table[pid] for pid in pids | keeper.below(pids, table)}, leader is not None
+        pids = keeper.marked(record.pid, record.began, table)
+        if leader is None:  # else the number is somebody else's, so nothing of that session was left
+            pids |= {entry.pid for entry in table.values() if entry.session == record.pid and entry.began >= record.began}
+    return {pid: table[pid] for pid in pids | keeper.below(pids, table)}, kept
 
 
 def send(entries: Iterable[Entry], number: signal.Signals) -> None:
