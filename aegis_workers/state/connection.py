@@ -15,9 +15,11 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
+from aegis_workers.address import Kind
 from aegis_workers.errors import RedisFull, RedisUnavailable
 from aegis_workers.forms import without_password
 from aegis_workers.settings import Settings
+from aegis_workers.state import denials, sentinels
 
 # A frozen Redis must not hold a call at the task boundary for longer than this.
 SOCKET_TIMEOUT_S = 5.0
@@ -61,7 +63,10 @@ def open_sync(settings: Settings, *, raw: bool = False, timeout_s: float | None 
     """
     bounds = {} if timeout_s is None else {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
     options = _OPTIONS | {"decode_responses": not raw} | bounds
-    return redis.Redis.from_url(settings.redis_url, retry=Retry(NoBackoff(), _RETRIES, _RETRIED), **options)
+    address, options["retry"] = settings.redis_address, Retry(NoBackoff(), _RETRIES, _RETRIED)
+    if address.kind is Kind.SENTINEL:
+        return sentinels.open_sync(settings, options)
+    return redis.Redis.from_url(address.for_redis_py, **options)
 
 
 def is_silent(settings: Settings) -> bool:
@@ -79,6 +84,16 @@ def is_silent(settings: Settings) -> bool:
     return False
 
 
+def unanswered(settings: Settings, *, within_s: float) -> str | None:
+    """Why Redis does not answer a question within `within_s` seconds, in words; None where it does."""
+    try:
+        with open_sync(settings, timeout_s=within_s) as client:
+            client.ping()
+    except (RedisError, OSError) as error:
+        return denials.reason(settings, error) or str(error) or repr(error)
+    return None
+
+
 def open_async(settings: Settings, *, raw: bool = False, timeout_s: float = SOCKET_TIMEOUT_S) -> redis.asyncio.Redis:
     """A client for the event loop, likewise; `timeout_s` bounds each answer."""
     options = {"decode_responses": not raw, "socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
@@ -90,12 +105,15 @@ def open_quick(settings: Settings) -> redis.asyncio.Redis:
 
     A round trip takes 0.1 ms less: redis-py starts a task for each write that it bounds, and asks its pool twice a command.
     """
-    return _async_client(settings, {"socket_timeout": None, "single_connection_client": True})
+    return _async_client(settings, {"socket_timeout": None}, single=True)
 
 
-def _async_client(settings: Settings, options: dict[str, Any]) -> redis.asyncio.Redis:
-    retry = redis.asyncio.retry.Retry(NoBackoff(), _RETRIES, _RETRIED)
-    return redis.asyncio.Redis.from_url(settings.redis_url, retry=retry, **(_OPTIONS | options))
+def _async_client(settings: Settings, more: dict[str, Any], *, single: bool = False) -> redis.asyncio.Redis:
+    address, retry = settings.redis_address, redis.asyncio.retry.Retry(NoBackoff(), _RETRIES, _RETRIED)
+    options = {**_OPTIONS, **more, "retry": retry}
+    if address.kind is Kind.SENTINEL:
+        return sentinels.open_async(settings, options, single=single)
+    return redis.asyncio.Redis.from_url(address.for_redis_py, single_connection_client=single, **options)
 
 
 async def ended(work: asyncio.Future[Any]) -> None:
@@ -124,6 +142,12 @@ def failure(settings: Settings, error: Exception) -> RedisUnavailable:
     return RedisUnavailable(unavailable(settings, error))
 
 
+def refused(settings: Settings, error: Exception) -> str | None:
+    """The sentence for a Redis that does not let its user in, whatever may be waited for; None for any other failure."""
+    reason = denials.lasting(settings, error)
+    return reason and f"Redis at {without_password(settings.redis_url)} {reason}"
+
+
 def is_full(error: Exception) -> bool:
     """Whether Redis refused a command because all of its memory is used."""
     # A script passes it on as a general error, and kombu as one of its own.
@@ -139,6 +163,8 @@ def will_pass(error: Exception) -> bool:
 def unavailable(settings: Settings, error: Exception) -> str:
     """The sentence for a Redis that does not answer, or does not do what it is told."""
     where, said = f"Redis at {without_password(settings.redis_url)}", str(error) or repr(error)
+    if (reason := denials.reason(settings, error)) is not None:
+        return f"{where} {reason}"
     if isinstance(error, ResponseError) or isinstance(error.__cause__, ResponseError):
         return f"{where} refused a command ({said}): it needs a database of its own, free memory and the right to write"
     return f"{where} does not answer ({said}): start it, or set AEGIS_REDIS_URL"

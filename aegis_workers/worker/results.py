@@ -4,7 +4,7 @@ from typing import Any
 
 import structlog
 from celery import states
-from celery.backends.redis import RedisBackend
+from celery.backends.redis import RedisBackend, SentinelBackend
 from celery.exceptions import Reject
 from redis.exceptions import RedisError
 
@@ -30,7 +30,8 @@ class Results(RedisBackend):
         meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
         value = self.encode({**meta, "task_id": task_id})
         expires_s = self.failure_expires if state == states.FAILURE else self.expires
-        self._store_some_time(self.get_key_for_task(task_id), value, expires_s or 0)
+        with structlog.contextvars.bound_contextvars(task=task_id):
+            self._store_some_time(self.get_key_for_task(task_id), value, expires_s or 0)
         return result
 
     def _store_some_time(self, key: bytes, value: str, expires_s: int) -> None:
@@ -57,3 +58,7 @@ class Results(RedisBackend):
         worker_id = "" if held is None else held.holder.worker_id
         if self.client.eval(scripts.STORE_RESULT, 2, key, keys.ALIVE, value, expires_s, worker_id) < 0:
             log.warning("result.refused", reason="this worker was declared dead; the task is another's")
+
+
+class SentinelResults(Results, SentinelBackend):
+    """Likewise, on the master that Sentinels name."""

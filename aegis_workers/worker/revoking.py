@@ -11,11 +11,10 @@ from celery.worker import state as worker_state
 from celery.worker.consumer.control import Control as ControlStep
 from kombu.exceptions import OperationalError
 
-from aegis_workers import settings as settings_module
 from aegis_workers.errors import RedisUnavailable
 from aegis_workers.state import cancels, connection
 from aegis_workers.state.cancels import Cancel
-from aegis_workers.worker import runtime
+from aegis_workers.worker import brokerage, runtime
 
 
 class Revoked(Ignore):
@@ -37,8 +36,7 @@ class Control(celery_control.Control):
         cancel = _meant(command, arguments or {})
         if cancel is None:
             return super().broadcast(command, arguments, **options)
-        # Where messages go, as the application has it: the demo's Redis was started after the settings were read.
-        settings = settings_module.load().model_copy(update={"redis_url": self.app.conf.broker_url})
+        settings = brokerage.settings_of(self.app)
         with connection.explained(settings), connection.open_sync(settings) as client:
             cancels.mark(client, _ids((arguments or {}).get("task_id")), cancel)
         try:

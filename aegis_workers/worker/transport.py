@@ -16,6 +16,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from redis.exceptions import ResponseError
 
+from aegis_workers.address import Kind
 from aegis_workers.state.held import End
 from aegis_workers.worker import runtime
 from aegis_workers.worker.holdings import Holdings
@@ -160,14 +161,25 @@ class Transport(kombu_redis.Transport):
     Channel = Channel
 
 
+class SentinelChannel(Channel, kombu_redis.SentinelChannel):
+    """Likewise, from the master that Sentinels name: each new connection asks them."""
+
+
+class SentinelTransport(Transport):
+    """Likewise, behind Sentinels."""
+
+    default_port = kombu_redis.SentinelTransport.default_port  # type: ignore[assignment]  # it begins as None
+    Channel = SentinelChannel
+
+
 class Connection(KombuConnection):
     """The connection from which a worker takes its tasks."""
 
     held: Holdings
 
     def get_transport_cls(self) -> type[Transport]:
-        """Ours, whatever kind of Redis the URL names."""
-        return Transport
+        """Ours, for the kind of Redis that the URL names."""
+        return SentinelTransport if self.transport_cls == Kind.SENTINEL.value else Transport
 
 
 def connection(like: KombuConnection, held: Holdings) -> Connection:
