@@ -15,11 +15,12 @@ from typing import assert_never
 
 from redis.exceptions import RedisError
 
+from aegis_workers import telemetry
 from aegis_workers.dispatch import running
 from aegis_workers.dispatch.delivery import CallId
 from aegis_workers.dispatch.fleet import Fleet, not_up
 from aegis_workers.dispatch.flights import Flights
-from aegis_workers.dispatch.lines import Admitted, Line, Place, Waiter
+from aegis_workers.dispatch.lines import Admitted, Awaited, Line, Place, Waiter
 from aegis_workers.dispatch.returns import Returns
 from aegis_workers.dispatch.turn import Ledger, Turn
 from aegis_workers.errors import ConfigurationError, WaitedTooLong, WorkerStopping
@@ -28,6 +29,7 @@ from aegis_workers.state.cached import Cached
 from aegis_workers.state.engine_status import Statuses
 from aegis_workers.state.mode import ModeReading
 from aegis_workers.state.slots import REFRESH_S, Exchange, Give, Outcome, Refusal
+from aegis_workers.telemetry import CallAdmitted, SlotsExchanged
 
 # Calls that wait for an engine look again this often even if nothing told them to.
 _LOOK_AGAIN_S = 1.0
@@ -138,6 +140,14 @@ class Admission:
             counts[line.reason] += sum(1 for _ in line.head())
         return dict(+counts)
 
+    @property
+    def awaited(self) -> Mapping[tuple[Lane, Awaited], int]:
+        """The same by lane and in words that can be counted by; may be read from any thread."""
+        counts: Counter[tuple[Lane, Awaited]] = Counter()
+        for (waiting, _), line in self._lines.items():
+            counts[waiting, line.awaited] += sum(1 for waiter in tuple(line.waiters) if not waiter.admitted.done())
+        return counts
+
     def waits_for(self, task_type: TaskType, only: Engine | None = None) -> str:
         """What calls of this type wait for now, in words."""
         return self._lines[lane(task_type), only].reason
@@ -174,7 +184,7 @@ class Admission:
             await self._admit()
         except (RedisError, OSError) as error:
             for line in self._lines.values():
-                line.waits(f"waits for Redis, which does not answer: {error!r}", _REDIS_AGAIN_S)
+                line.waits(Awaited.REDIS, f"waits for Redis, which does not answer: {error!r}", _REDIS_AGAIN_S)
 
     async def _refresh(self) -> None:
         """Holds on to the leases of what is in flight."""
@@ -195,7 +205,7 @@ class Admission:
             if self._is_alive():
                 self._ask(line, turn)
             else:
-                line.waits("waits for Redis to know again that this worker lives", _REDIS_AGAIN_S)
+                line.waits(Awaited.LIVENESS, "waits for Redis to know again that this worker lives", _REDIS_AGAIN_S)
         for engine in Engine:
             await self._exchange(engine, turn)
 
@@ -213,7 +223,7 @@ class Admission:
                 case Refuse():
                     waiter.fail(ConfigurationError(decision.reason))
                 case Wait():
-                    line.waits(decision.reason, _LOOK_AGAIN_S, for_engine=True)
+                    line.waits(Awaited.ENGINE, decision.reason, _LOOK_AGAIN_S)
                     return
                 case Run():
                     turn.asking[decision.engine].append((waiter, decision))
@@ -237,7 +247,7 @@ class Admission:
             wants=[waiter.want() for waiter, _ in asking],
         )
         try:
-            outcome = await self._ledger.exchange(asked)
+            outcome = await self._told(asked)
         except BaseException:
             # Redis may have done it: giving back twice does no harm, and who asks again is given what it has.
             self._returns.put_back(engine, asked.gives)
@@ -251,18 +261,34 @@ class Admission:
                 self._note_refusal(place, outcome.refusals[place[0]], engine, turn)
         self._returns.hurry(engine)
 
+    async def _told(self, asked: Exchange) -> Outcome:
+        """What the ledger answers; how long it took is told of."""
+        began = time.monotonic()
+        outcome = await self._ledger.exchange(asked)
+        took_s = time.monotonic() - began
+        telemetry.tell(SlotsExchanged(engine=asked.engine, took_s=took_s, refusals=outcome.refusals.values()))
+        return outcome
+
     def _take(self, asking: Sequence[tuple[Waiter, Run]], asked: Exchange, outcome: Outcome) -> None:
         by_url = {client.url: client for client in self._fleet.clients[asked.engine]}
         for (waiter, decision), url in zip(asking, outcome.urls, strict=True):
             call_id = str(waiter.call)
             if url is not None:
                 client, line = by_url[url], waiter.lane
-                admitted = Admitted(client=client, mode=decision.mode, reason=decision.reason, lane=line, call_id=call_id)
+                admitted = Admitted(
+                    client=client,
+                    mode=decision.mode,
+                    reason=decision.reason,
+                    because=decision.because,
+                    lane=line,
+                    call_id=call_id,
+                )
                 self._flights.add(admitted)
                 if waiter.admitted.done():
                     self._give_back(admitted)
                 else:
                     waiter.admitted.set_result(admitted)
+                    _tell_admitted(waiter, admitted)
             elif call_id in outcome.cancelled:
                 waiter.fail(running.revoked(outcome.cancelled[call_id]))
         for served in {waiter.place for waiter, _ in asking if waiter.lane not in outcome.refusals}:
@@ -274,17 +300,18 @@ class Admission:
         line = self._lines[refused]
         match why:
             case Refusal.FULL:
-                line.waits(self._fleet.full(engine, refused[0]), _ASK_AGAIN_S)
+                line.waits(Awaited.SLOT, self._fleet.full(engine, refused[0]), _ASK_AGAIN_S)
                 line.is_full = True
             case Refusal.BREAKER:
                 self._statuses.drop()
-                line.waits(f"waits for {engine.label}: {not_up(turn.statuses[engine], self._ledger.now_ms())}", _ASK_AGAIN_S)
+                reason = f"waits for {engine.label}: {not_up(turn.statuses[engine], self._ledger.now_ms())}"
+                line.waits(Awaited.BREAKER, reason, _ASK_AGAIN_S)
             case Refusal.ENGINE:
                 self._statuses.drop()
-                line.waits("its turn", _AT_ONCE_S)
+                line.waits(Awaited.TURN, "its turn", _AT_ONCE_S)
             case Refusal.MODE:
                 self._mode.drop()
-                line.waits("its turn", _AT_ONCE_S)
+                line.waits(Awaited.TURN, "its turn", _AT_ONCE_S)
             case _:
                 assert_never(why)
 
@@ -295,3 +322,8 @@ class Admission:
         turn = Turn((await self._mode.read()).value, (await self._statuses.read()).value)
         for engine in Engine:
             await self._exchange(engine, turn)
+
+
+def _tell_admitted(waiter: Waiter, admitted: Admitted) -> None:
+    waited_s = time.monotonic() - waiter.since
+    telemetry.tell(CallAdmitted(task_type=waiter.task_type, engine=admitted.engine, because=admitted.because, waited_s=waited_s))

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import structlog
 
+from aegis_workers import telemetry
 from aegis_workers.completion import Completion, CompletionRequest
 from aegis_workers.dispatch import attempts, running
 from aegis_workers.dispatch.admission import Admission
@@ -34,6 +35,7 @@ from aegis_workers.errors import (
 from aegis_workers.outcome import Problem, Status
 from aegis_workers.routing import Engine, Mode, TaskType
 from aegis_workers.state.slots import Ended
+from aegis_workers.telemetry import AttemptEnded, CallFinished, Killed, PoisonFound
 
 log = structlog.get_logger(__name__)
 
@@ -127,20 +129,24 @@ class Calls:
                 asked_at = time.monotonic()
                 with task.pinned():
                     answer = await self._ask(admitted, _varied(request, tally.reasks), ask, has_begun)
-                engine_s += time.monotonic() - asked_at
+                took_s = time.monotonic() - asked_at
+                engine_s += took_s
+            error = answer.error_class if isinstance(answer, EngineError) else None
+            telemetry.tell(AttemptEnded(task_type=task_type, engine=admitted.engine, error=error, took_s=took_s))
             if isinstance(answer, EngineError):
                 awaited[call] = str(answer)
             outcome, step = _weigh(admitted, answer, judge, tally, may_reask=may_reask)
             if isinstance(answer, EngineLost):
                 await self._report_lost(admitted.client, answer)
         awaited.pop(call)
-        task.call_done()
+        task.call_done(outcome.engine, outcome.mode)
         elapsed_s = time.monotonic() - started
         outcome = replace(outcome, attempts=step.tally.attempts, elapsed_s=elapsed_s, engine_s=engine_s)
         if outcome.completion is not None:
             self.throughput.add(outcome.engine, outcome.completion.completion_tokens or 0)
+        _tell_finished(task_type, outcome)
         if not call_id.of_job or _is_debugged():
-            _log_finished(task_type, outcome, step.tally)
+            _log_finished(task_type, call_id, outcome, step.tally)
         return outcome
 
     @asynccontextmanager
@@ -246,15 +252,31 @@ def _varied(request: CompletionRequest, reasks: int) -> CompletionRequest:
     return replace(request, sampling=varied)
 
 
+def _tell_finished(task_type: TaskType, outcome: CallOutcome) -> None:
+    completion = outcome.completion
+    telemetry.tell(
+        CallFinished(
+            task_type=task_type,
+            engine=outcome.engine,
+            status=outcome.status,
+            prompt_tokens=(completion and completion.prompt_tokens) or 0,
+            completion_tokens=(completion and completion.completion_tokens) or 0,
+        )
+    )
+    if outcome.problem is not None and outcome.problem.error_class == ErrorClass.POISON:
+        telemetry.tell(PoisonFound(killed=Killed.ENGINE))
+
+
 def _is_debugged() -> bool:
     """Whether calls of jobs, of which there are a million, are logged one by one: a line costs more than the call's admission."""
     return logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
 
 
-def _log_finished(task_type: TaskType, outcome: CallOutcome, tally: Tally) -> None:
+def _log_finished(task_type: TaskType, call_id: CallId, outcome: CallOutcome, tally: Tally) -> None:
     completion = outcome.completion
     log.info(
         "call.finished",
+        call=str(call_id),
         task_type=task_type.value,
         status=outcome.status.value,
         engine=outcome.engine.value,

@@ -71,7 +71,8 @@ class Chunks:
         began = time.monotonic()
         try:
             work = await self._begun(batch, delivery)
-            await work.carry_out()
+            with structlog.contextvars.bound_contextvars(job=batch.job_id):
+                await work.carry_out()
         except _Dropped as dropped:
             log.info("batch.dropped", job=batch.job_id, batch=delivery.task_id, reason=str(dropped))
             return {"recorded": 0, "set_aside": []}
@@ -84,7 +85,7 @@ class Chunks:
             chunks=dict(work.ended),
             ms=round((time.monotonic() - began) * 1000),
         )
-        return {"recorded": work.ended.total(), "set_aside": work.set_aside}
+        return {"recorded": work.ended.total(), "chunks": dict(work.ended), "set_aside": work.set_aside}
 
     async def _begun(self, batch: Batch, delivery: Delivery) -> "_Work":
         numbers = [chunk.number for chunk in batch.chunks]
@@ -146,7 +147,8 @@ class _Work:
         await together(self._carry_out(place, chunk) for place, chunk in rest)
 
     async def _carry_out(self, place: int, chunk: JobChunk) -> None:
-        end = await self._end(place, chunk)
+        with structlog.contextvars.bound_contextvars(item=place, chunk=chunk.number):
+            end = await self._end(place, chunk)
         self._left -= 1
         if end.problem is not None and end.problem.error_class == ErrorClass.POISON:
             self.set_aside.append({"item": place, "message": end.problem.message})
@@ -167,7 +169,7 @@ class _Work:
             raise
         except Exception as error:
             # It would be fed again, and fail again, for as long as the job lives.
-            log.exception("chunk.failed", job=self._batch.job_id, chunk=chunk.number)
+            log.exception("chunk.failed")
             told = (
                 f"it cannot be read here, which is a fault of aegis-workers ({type(error).__name__}); the worker's log has more"
             )

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import structlog
+
 from aegis_workers.dispatch import answers, inputs, report
 from aegis_workers.dispatch.answers import AnswerStore
 from aegis_workers.dispatch.calls import CallOutcome, Calls, Judge, failure
@@ -56,6 +58,7 @@ class Documents:
         return await self._answers.earlier(delivery.task_id) if delivery.again else {}
 
     async def _line(self, item: BatchItem, plan: ExtractionPlan, deadline_s: float, part: "_Part") -> dict[str, Any]:
+        structlog.contextvars.bind_contextvars(item=part.item)  # in a context of its own, which ends with it
         try:
             part.check_not_set_aside()
             text = inputs.text(item.text, self._settings)

@@ -33,9 +33,9 @@ class Flights:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """How many there are, by engine."""
+        """How many there are, by engine; may be read from any thread."""
         counts: Counter[str] = Counter()
-        for (client, _), calls in self._calls.items():
+        for (client, _), calls in tuple(self._calls.items()):
             counts[client.engine.value] += len(calls)
         return dict(+counts)
 

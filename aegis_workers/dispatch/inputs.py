@@ -14,7 +14,8 @@ from aegis_workers.extraction import schema as schemas
 from aegis_workers.extraction.schema import Schema
 from aegis_workers.settings import Settings
 
-# The form of the messages that this version writes; it reads every form up to this one.
+# The form of the messages that this version writes; it reads every form up to this one. Whatever an older worker would refuse or
+# misread, a new argument or option of a task included, is a new form: old workers then leave it to new ones.
 VERSION = 1
 MAX_BATCH_ITEMS = 32
 
@@ -92,6 +93,11 @@ class Conversation:
     messages: tuple[Message, ...]
     sampling: Sampling
     deadline_s: float
+
+
+def is_newer(version: Any) -> bool:
+    """Whether a later version of this package writes messages of this form."""
+    return isinstance(version, int) and not isinstance(version, bool) and version > VERSION
 
 
 def check_version(version: Any) -> None:

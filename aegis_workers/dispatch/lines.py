@@ -5,17 +5,29 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import islice
 
 from aegis_workers.dispatch.delivery import CallId
 from aegis_workers.dispatch.running import Running
 from aegis_workers.engines.base import EngineClient
 from aegis_workers.errors import AegisError
-from aegis_workers.routing import Engine, Lane, Mode, TaskType, lane
+from aegis_workers.routing import Because, Engine, Lane, Mode, TaskType, lane
 from aegis_workers.state.slots import Ended, Want
 
 # A line is for one lane, and for one engine where its calls may go nowhere else: who waits for it holds up nobody who does not.
 Place = tuple[Lane, Engine | None]
+
+
+class Awaited(StrEnum):
+    """What a line waits for, as a word to be counted by; its reason says it to people."""
+
+    TURN = "turn"
+    ENGINE = "engine"
+    SLOT = "slot"
+    BREAKER = "breaker"
+    REDIS = "redis"
+    LIVENESS = "liveness"
 
 
 @dataclass(kw_only=True)
@@ -30,6 +42,7 @@ class Admitted:
     reason: str
     lane: Lane
     call_id: str
+    because: Because = Because.FIRST_CHOICE
     ended: Ended = Ended.OTHER
     closed: bool = False
     _limit: asyncio.Timeout | None = None
@@ -95,12 +108,17 @@ class Line:
     waiters: deque[Waiter] = field(default_factory=deque)
     reason: str = "its turn"
     look_again_s: float = 1.0
-    waits_for_engine: bool = False
+    awaited: Awaited = Awaited.TURN
     is_full: bool = False
 
-    def waits(self, reason: str, look_again_s: float, *, for_engine: bool = False) -> None:
+    def waits(self, awaited: Awaited, reason: str, look_again_s: float) -> None:
         """Note what the line waits for."""
-        self.reason, self.look_again_s, self.waits_for_engine, self.is_full = reason, look_again_s, for_engine, False
+        self.awaited, self.reason, self.look_again_s, self.is_full = awaited, reason, look_again_s, False
+
+    @property
+    def waits_for_engine(self) -> bool:
+        """Whether no engine is up for it."""
+        return self.awaited is Awaited.ENGINE
 
     def head(self, count: int | None = None) -> Iterator[Waiter]:
         """Those who wait, the first first; all, or `count` of them."""

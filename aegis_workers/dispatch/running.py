@@ -1,10 +1,11 @@
 """The tasks that run in this process: how far each has come, and how it is ended when its caller revokes it."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import redis.asyncio
@@ -12,6 +13,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from aegis_workers.errors import CallRevoked
+from aegis_workers.routing import Engine, Mode
 from aegis_workers.state import cancels, connection
 from aegis_workers.state.cancels import Cancel
 
@@ -25,6 +27,14 @@ GATHER_S = 0.1
 
 def _nobody(_task_id: str) -> None:
     """Where nobody has to know."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """Where the calls of a task ended, and in which modes they were admitted: how many by each name, the first one first."""
+
+    engines: Counter[Engine] = field(default_factory=Counter)
+    modes: Counter[Mode] = field(default_factory=Counter)
 
 
 class Running:
@@ -41,6 +51,7 @@ class Running:
         self._asked: Cancel | None = None
         self._at_engine = 0
         self._done = 0
+        self.ran = Ran()
 
     def cancel(self, cancel: Cancel) -> None:
         """Ends the task now, or remembers that it was asked for: a call may yet come back from its engine to wait again."""
@@ -79,9 +90,11 @@ class Running:
         """One call of the task asks for its slot; the others come with it or later."""
         self._on_call(self.task_id)
 
-    def call_done(self) -> None:
+    def call_done(self, engine: Engine, mode: Mode) -> None:
         """One call of the task has its outcome."""
         self._done += 1
+        self.ran.engines[engine] += 1
+        self.ran.modes[mode] += 1
 
 
 def revoked(cancel: Cancel) -> CallRevoked:

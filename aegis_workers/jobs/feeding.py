@@ -7,12 +7,14 @@ from dataclasses import replace
 
 from redis.exceptions import RedisError
 
+from aegis_workers import telemetry
 from aegis_workers.jobs import message, window
 from aegis_workers.jobs.charge import Charge
 from aegis_workers.jobs.window import EMPTY, Applicant, Load
 from aegis_workers.settings import Settings
 from aegis_workers.state.job_state import JobState
 from aegis_workers.state.jobs import Jobs, Ruling
+from aegis_workers.telemetry import ChunksFed
 
 NO_ROOM = "waits for room in the window (AEGIS_WINDOW_CALLS, AEGIS_WINDOW_BYTES), which other jobs fill"
 
@@ -88,6 +90,7 @@ class Turn:
             self._moving[job_id] += batch.load
             self._total += batch.load
             self.fed += batch.load.calls
+            telemetry.tell(ChunksFed(chunks=batch.load.calls))
         else:
             charge.feeder.rewind()
         return ruling

@@ -30,10 +30,11 @@ _ENDING = frozenset({State.CANCELLING, State.FINALIZING})
 class LocalDesk:
     """Satisfies `Desk` with the spool of this host, and with Redis where it answers."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, redis_within_s: float | None = None) -> None:
+        """`redis_within_s` bounds each answer of Redis, where it is another bound than usual."""
         self._settings = settings
         self._spool = Spool(settings.data_dir)
-        self._redis = connection.open_sync(settings)
+        self._redis = connection.open_sync(settings, timeout_s=redis_within_s)
 
     def __enter__(self) -> Self:
         return self

@@ -11,6 +11,7 @@ from typing import Any, Literal, assert_never
 
 import structlog
 
+from aegis_workers import telemetry
 from aegis_workers.jobs.charge import Charge
 from aegis_workers.jobs.course import Step
 from aegis_workers.jobs.gathering import Gathered
@@ -21,6 +22,7 @@ from aegis_workers.state.job_outcomes import Recorded
 from aegis_workers.state.job_state import JobState
 from aegis_workers.state.job_state import State as RedisState
 from aegis_workers.state.jobs import Image, Jobs, Ruling
+from aegis_workers.telemetry import ItemsCollected
 
 log = structlog.get_logger(__name__)
 
@@ -156,6 +158,7 @@ class Steps:
         )
         if not _done(ruling):
             raise Reopen
+        telemetry.tell(ItemsCollected(counts=gathered.items))
         await asyncio.to_thread(charge.ledger.publish, part)
         charge.collected_at = time.monotonic()
 

@@ -55,6 +55,11 @@ class View(BaseModel):
         return self.manifest.id
 
     @property
+    def name(self) -> str:
+        """What it is called: as its submitter said, or else its input."""
+        return self.manifest.metadata.get("name") or self.manifest.input_name
+
+    @property
     def state(self) -> State:
         """The state that holds now."""
         return self.entries[-1].state

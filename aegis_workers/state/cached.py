@@ -38,6 +38,7 @@ class Cached(Generic[T]):
         self._reading = Reading(value=initial, stale=True)
         self._fresh_until = -1.0
         self._generation = 0
+        self._answered_at: float | None = None
         self._fetching = anyio.Lock()
 
     def drop(self) -> None:
@@ -49,6 +50,11 @@ class Cached(Generic[T]):
     def last(self) -> Reading[T]:
         """What is remembered, however old."""
         return self._reading
+
+    @property
+    def age_s(self) -> float | None:
+        """How long ago the answer that is remembered was asked for; None where there was none yet."""
+        return None if self._answered_at is None else self._clock() - self._answered_at
 
     @property
     def fresh(self) -> bool:
@@ -72,6 +78,7 @@ class Cached(Generic[T]):
         except (RedisError, OSError):
             reading, fresh_until = Reading(value=self._reading.value, stale=True), self._clock() + _RETRY_AFTER_S
         if generation == self._generation:
+            self._answered_at = self._answered_at if reading.stale else asked_at
             self._fresh_until = fresh_until
             self._reading = reading
         return reading

@@ -1,6 +1,7 @@
 """Which worker processes live: each says so every second, and one that was silent for too long is declared dead by another."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,16 @@ async def queue_of(client: redis.asyncio.Redis, worker_id: str) -> str | None:
     """The queue of a worker that may hold messages; None where all of them are put back."""
     queue: Any = await client.hget(keys.WORKER_QUEUES, worker_id)
     return None if queue is None else _word(queue)
+
+
+async def count(client: redis.asyncio.Redis) -> Mapping[str, int]:
+    """How many workers live, by queue; a queue without one is missing. One that was silent for too long does not count."""
+    seconds, _ = await client.time()
+    async with client.pipeline(transaction=False) as pipe:
+        pipe.zrange(keys.ALIVE, int((int(seconds) - TTL_S) * 1000), "+inf", byscore=True)
+        pipe.hgetall(keys.WORKER_QUEUES)
+        living, queues = await pipe.execute()
+    return Counter(queues[worker_id] for worker_id in living if worker_id in queues)
 
 
 def _words(values: Sequence[Any]) -> Sequence[str]:

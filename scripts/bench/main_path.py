@@ -134,10 +134,10 @@ def cpu(url: str, runs: int) -> Iterator[Row]:
         ):
             name = {"chat": "a chat call", "extract": "a single extract call", "batch": f"an item in a batch of {BATCH}"}[kind]
             costs, rates = [], []
-            _load(app, kind, IN_FLIGHT)
+            load(app, kind, IN_FLIGHT)
             for _ in range(runs):
                 pid, begun_cpu, begun = here.workers[queue].pid, cpu_s(here.workers[queue].pid), time.perf_counter()
-                _load(app, kind, CALLS // items)
+                load(app, kind, CALLS // items)
                 costs.append((cpu_s(pid) - begun_cpu) / (CALLS // items * items) * 1e3)
                 rates.append(CALLS // items * items / (time.perf_counter() - begun))
             yield Row(f"worker CPU, {name}, {IN_FLIGHT} in flight", "ms", costs, target)
@@ -146,7 +146,8 @@ def cpu(url: str, runs: int) -> Iterator[Row]:
             yield Row(f"memory of the {queue} worker after it", "MB", [memory_mb(worker.pid)], 150)
 
 
-def _load(app: Celery, kind: str, messages: int) -> None:
+def load(app: Celery, kind: str, messages: int) -> None:
+    """Enqueue so many messages of `kind`, and wait for all of their results."""
     results = [send(app, number, kind) for number in range(messages)]
     for result in results:
         result.get(timeout=300)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from settling import ended, settled
 
 from aegis_workers.dispatch import admission
+from aegis_workers.dispatch.lines import Awaited
 from aegis_workers.engines.base import Readiness
 from aegis_workers.errors import CallCancelled, ConfigurationError, WaitedTooLong, WorkerStopping
 from aegis_workers.routing import Engine, Lane, Mode, Policy, Run, TaskType, lane
@@ -119,14 +120,29 @@ async def test_a_call_in_flight_keeps_its_engine_and_the_next_goes_where_the_mod
 
 
 async def test_calls_that_wait_are_decided_anew_when_the_mode_changes(place: Place) -> None:
-    place.set_state(VLLM, STARTING)
+    place.set_state(VLLM, DOWN, "connection refused")
     place.set_mode(Mode.VLLM)
     waiting = call(place, CHAT)
     await settled()
-    assert place.admission.waiting == {"waits for vLLM: starting": 1}
+    assert place.admission.waiting == {"waits for vLLM: connection refused": 1}
     place.set_mode(Mode.OLLAMA)
     await settled()
     assert waiting.engine is OLLAMA
+
+
+async def test_in_mode_vllm_a_chat_that_waits_goes_to_ollama_while_vllm_starts_and_the_next_to_vllm(place: Place) -> None:
+    place.set_state(VLLM, DOWN, "not started")
+    place.set_mode(Mode.VLLM)
+    waiting = call(place, CHAT)
+    await settled()
+    assert waiting.waits
+    place.set_state(VLLM, STARTING)
+    await settled()
+    assert waiting.engine is OLLAMA
+    place.set_state(VLLM, READY)
+    after = call(place, CHAT)
+    await settled()
+    assert (waiting.engine, after.engine) == (OLLAMA, VLLM)
 
 
 async def test_a_call_waits_for_an_engine_and_says_for_which_and_why(place: Place) -> None:
@@ -141,6 +157,29 @@ async def test_a_call_waits_for_an_engine_and_says_for_which_and_why(place: Plac
     assert waiting.engine is VLLM
     assert waiting.admitted is not None
     assert waiting.admitted.reason.endswith("fell back to vLLM")
+
+
+async def test_what_calls_wait_for_can_be_counted_by_lane(place: Place) -> None:
+    calls(place, EXTRACTION, 5)
+    await settled()
+    assert counted(place) == {(Lane.BULK, Awaited.SLOT): 2}
+    place.set_state(VLLM, DOWN)
+    place.set_state(OLLAMA, DOWN)
+    call(place, CHAT)
+    await settled()
+    assert counted(place) == {(Lane.BULK, Awaited.ENGINE): 2, (Lane.INTERACTIVE, Awaited.ENGINE): 1}
+    place.alive = False
+    place.set_state(VLLM, READY)
+    await settled()
+    assert counted(place) == {(Lane.BULK, Awaited.LIVENESS): 2, (Lane.INTERACTIVE, Awaited.LIVENESS): 1}
+    place.redis_away = True
+    place.push()
+    await settled()
+    assert set(counted(place)) <= {(lane, awaited) for lane in Lane for awaited in (Awaited.REDIS, Awaited.LIVENESS)}
+
+
+def counted(place: Place) -> dict[tuple[Lane, Awaited], int]:
+    return {waiting: count for waiting, count in place.admission.awaited.items() if count}
 
 
 async def test_what_is_said_of_waiting_calls_is_plain_data(place: Place) -> None:

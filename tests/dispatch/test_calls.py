@@ -8,6 +8,7 @@ from settling import begun, ended, settled
 from structlog.testing import capture_logs
 from suspects_here import SuspectsHere
 
+from aegis_workers import telemetry
 from aegis_workers.completion import Completion, CompletionRequest, Finish, Message, Sampling
 from aegis_workers.dispatch import attempts
 from aegis_workers.dispatch.calls import CallOutcome, Calls
@@ -19,11 +20,13 @@ from aegis_workers.errors import (
     EngineError,
     EngineLost,
     EngineUnreachable,
+    ErrorClass,
     RequestRefused,
     WorkerStopping,
 )
 from aegis_workers.outcome import Problem, Status
-from aegis_workers.routing import Engine, Mode, TaskType
+from aegis_workers.routing import Because, Engine, Mode, TaskType
+from aegis_workers.telemetry import AttemptEnded, CallAdmitted, CallFinished, Killed, PoisonFound, SlotsExchanged
 
 pytestmark = pytest.mark.anyio
 
@@ -258,6 +261,7 @@ async def run_within(calls: Calls, deadline_s: float) -> CallOutcome:
 async def test_a_deadline_names_the_engine_that_the_call_waited_for(place: Place, calls: Calls) -> None:
     place.set_mode(Mode.VLLM)
     place.set_state(VLLM, Readiness.STARTING)
+    place.set_state(OLLAMA, Readiness.UNAVAILABLE)
     with pytest.raises(DeadlineExceeded, match="waits for vLLM: starting") as caught:
         await run_within(calls, 0.2)
     assert caught.value.__suppress_context__
@@ -357,15 +361,18 @@ async def test_a_call_in_flight_at_three_crashes_is_set_aside_and_was_the_only_s
     suspects = SuspectsHere()
     call_id = CALL_IDS()
     task = await begun(calls_of(place, suspects=suspects).run(CHAT, call_id, REQUEST, usable))
+    told: list[telemetry.Fact] = []
     for number in range(attempts.MAX_CRASHES):
         assert suspects.seen == ([(call_id.task_id, 0)] if number == attempts.MAX_CRASHES - 1 else [])
         while not place.engines[OLLAMA][0].open:  # noqa: ASYNC110 - the pause before the next attempt
             await asyncio.sleep(0.01)
         place.engines[OLLAMA][0].open[0].fail(EngineLost("Ollama: connection lost"))
-        await settled()
+        with telemetry.heard_by(told.append):
+            await settled()
     outcome = await task
     assert outcome.problem is not None
     assert outcome.problem.error_class == "poison"
+    assert PoisonFound(killed=Killed.ENGINE) in told
     assert outcome.problem.message == "in flight at 3 crashes of engines, and set aside; last: Ollama: connection lost"
     assert outcome.attempts == 0
 
@@ -390,3 +397,22 @@ async def test_what_counts_against_a_replica(place: Place, calls: Calls, error: 
     assert (len(place.slots.breakers[engine.url].failed) == 2) is opens
     for task in tasks:
         await ended(task)
+
+
+async def test_a_call_tells_of_its_slot_its_attempts_and_its_outcome(place: Place, calls: Calls) -> None:
+    told: list[telemetry.Fact] = []
+    with telemetry.heard_by(told.append):
+        place.set_state(OLLAMA, Readiness.UNAVAILABLE, "gone")
+        asked = await asking(calls)
+        (await place.asked(VLLM)).fail(EngineBusy("overloaded"))
+        (await place.asked(VLLM)).answer("yes")
+        await asked
+    admitted = [fact for fact in told if isinstance(fact, CallAdmitted)]
+    assert [(fact.task_type, fact.engine, fact.because) for fact in admitted] == [(CHAT, VLLM, Because.FALLBACK_DOWN)] * 2
+    assert all(fact.waited_s >= 0 for fact in admitted)
+    ended = [fact for fact in told if isinstance(fact, AttemptEnded)]
+    assert [(fact.engine, fact.error) for fact in ended] == [(VLLM, ErrorClass.TRANSIENT), (VLLM, None)]
+    [finished] = [fact for fact in told if isinstance(fact, CallFinished)]
+    assert (finished.task_type, finished.engine, finished.status) == (CHAT, VLLM, Status.OK)
+    assert PLANTED not in repr(told)
+    assert any(isinstance(fact, SlotsExchanged) for fact in told)

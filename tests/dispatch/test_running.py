@@ -12,6 +12,7 @@ from settling import WAIT_S, begun, ended, settled
 from aegis_workers.dispatch import running
 from aegis_workers.dispatch.running import Tasks
 from aegis_workers.errors import CallRevoked
+from aegis_workers.routing import Engine, Mode
 from aegis_workers.settings import Settings
 from aegis_workers.state import cancels, connection, keys
 from aegis_workers.state.cancels import Cancel
@@ -43,7 +44,7 @@ class Task:
                 self.closed = True
                 raise
         task.check()  # it may have lost its engine, and would wait again
-        task.call_done()
+        task.call_done(Engine.VLLM, Mode.AUTO)
         await self.may_end.wait()
         return "done"
 
