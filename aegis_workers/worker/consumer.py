@@ -7,7 +7,7 @@ import structlog
 from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
 
-from aegis_workers.worker import holdings, transport
+from aegis_workers.worker import holdings, newer, transport
 from aegis_workers.worker.holdings import Holdings
 
 log = structlog.get_logger(__name__)
@@ -50,6 +50,15 @@ class Consumer(CeleryConsumer):
         super().on_close()
         for request in waiting:
             self._held.let_go(request.message.delivery_tag)
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """A task that only a newer version has goes back to its queue; any other fails, as Celery has it."""
+        queue, headers = self._held.holder.queue, message.headers
+        if not newer.is_task_left(headers.get("task"), headers, queue):
+            super().on_unknown_task(body, message, exc)
+            return
+        newer.say(queue)
+        self.timer.call_after(newer.PAUSE_S, message.reject_log_error, (log, self.connection_errors, True))
 
     def add_task_queue(self, queue: Any, *args: Any, **options: Any) -> None:
         """Remote control may make the worker take up its own queue again, and no other."""

@@ -11,11 +11,13 @@ import redis.asyncio
 import structlog
 from celery import current_app
 
+from aegis_workers import telemetry
 from aegis_workers.errors import SetAside
 from aegis_workers.state import aside, envelope, keys, suspects
 from aegis_workers.state.answers import TTL_S
 from aegis_workers.state.envelope import Death
 from aegis_workers.state.held import End, Settlement
+from aegis_workers.telemetry import Killed, PoisonFound
 from aegis_workers.worker import poison
 from aegis_workers.worker.poison import Work
 
@@ -48,7 +50,8 @@ class Coroner:
             return again
         entry = poison.entry(work, suspect.item, history)
         reason = f"alone at the {len(history)}rd death of a worker, and set aside: aegis-workers aside list"
-        await self._client.hsetnx(keys.ASIDE, entry.entry_id, aside.encode(entry))
+        if await self._client.hsetnx(keys.ASIDE, entry.entry_id, aside.encode(entry)):
+            telemetry.tell(PoisonFound(killed=Killed.WORKER))
         log.error("message.set_aside", id=entry.entry_id, task=entry.task, deaths=len(history))
         if work.items:
             answers = keys.answers(work.task_id)

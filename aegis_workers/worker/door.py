@@ -2,8 +2,9 @@
 
 import inspect
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from functools import cached_property
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import redis
@@ -15,14 +16,26 @@ from kombu.exceptions import EncodeError, OperationalError
 from redis.exceptions import RedisError
 
 from aegis_workers import settings as settings_module
-from aegis_workers.dispatch import inputs
+from aegis_workers import telemetry
+from aegis_workers.dispatch import inputs, running
 from aegis_workers.dispatch.delivery import Delivery
-from aegis_workers.errors import AegisError, CallRevoked, InvalidInput, PutBack, SetAside
+from aegis_workers.dispatch.running import Ran
+from aegis_workers.errors import (
+    AegisError,
+    CallRevoked,
+    ConfigurationError,
+    DeadlineExceeded,
+    InvalidInput,
+    PutBack,
+    SetAside,
+    StreamInterrupted,
+)
 from aegis_workers.settings import Settings
 from aegis_workers.state import aside, cancels, connection, envelope
 from aegis_workers.state.aside import Entry
 from aegis_workers.state.envelope import ENQUEUED_AT
-from aegis_workers.worker import poison, runtime
+from aegis_workers.telemetry import Ending, TaskBegun, TaskEnded
+from aegis_workers.worker import brokerage, newer, poison, runtime, summary
 from aegis_workers.worker.poison import Work
 from aegis_workers.worker.request import QuietTask
 from aegis_workers.worker.revoking import Revoked
@@ -76,12 +89,23 @@ class Door(QuietTask):
 
     @cached_property
     def _redis(self) -> redis.Redis:
-        # Where messages go: the demo publishes on a Redis that it started after the settings were read.
-        return connection.open_sync(self.settings.model_copy(update={"redis_url": self.app.conf.broker_url}))
+        return connection.open_sync(brokerage.settings_of(self.app))
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:  # noqa: ARG002 - Celery's signature
-        """Refuses a message whose arguments are not those of `run`."""
+        """Refuses a message whose arguments are not those of `run`; what a newer version wrote goes back to its queue."""
+        self._leave_to_newer(kwargs.get("version") if isinstance(kwargs, Mapping) else None)
         self._bound(args, kwargs)
+
+    def _leave_to_newer(self, version: Any) -> None:
+        if not inputs.is_newer(version):
+            return
+        process, queue = runtime.started(), str((self.request.delivery_info or {}).get("routing_key"))
+        if process is None or not newer.is_left(version, self.request.headers, queue):
+            inputs.check_version(version)
+            return
+        newer.say(queue)
+        process.stops_within(newer.PAUSE_S)
+        raise Reject("a newer version wrote this message", requeue=True)
 
     def _bound(self, args: Any, kwargs: Any) -> dict[str, Any]:
         signature = inspect.signature(self.run)
@@ -106,7 +130,8 @@ class Door(QuietTask):
         started = time.monotonic()
         process = runtime.start(self.settings, queue=str((self.request.delivery_info or {}).get("routing_key")))
         try:
-            result = process.run(work, self.delivery.task_id)
+            with self._told():
+                result, ran = process.run(partial(_traced, work), self.delivery.task_id)
         except PutBack as error:
             raise Reject(str(error), requeue=True) from None
         except CallRevoked as error:
@@ -115,8 +140,20 @@ class Door(QuietTask):
             self._set_aside([poison.entry(self._work, 0, [{"what": str(error)}])])
             raise
         self._set_aside(poison.of_result(self._work, result))
-        self.summaries[self.request.id] = _summary(result, time.monotonic() - started)
+        self.summaries[self.request.id] = summary.line(result, ran, time.monotonic() - started)
         return result
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Tells of a delivery's begin and end."""
+        name = str(self.name)
+        telemetry.tell(TaskBegun(task=name, again=self.delivery.again))
+        try:
+            yield
+        except BaseException as error:
+            telemetry.tell(TaskEnded(task=name, ending=_ending(error)))
+            raise
+        telemetry.tell(TaskEnded(task=name, ending=Ending.DONE))
 
     def unless_revoked(self, client: redis.Redis) -> None:
         """Ends a task that does its work here, and not on the event loop, if it was revoked while it waited in its queue."""
@@ -153,6 +190,25 @@ class Door(QuietTask):
         return float(value) if isinstance(value, int | float) else None
 
 
-def _summary(result: Mapping[str, Any], elapsed_s: float) -> dict[str, Any]:
-    shown = {name: result[name] for name in ("status", "engine", "mode", "attempts", "recorded") if name in result}
-    return {**shown, "ms": round(elapsed_s * 1000)}
+# What a task is ended by; the first kind that fits.
+_ENDINGS: Mapping[type[AegisError], Ending] = {
+    PutBack: Ending.PUT_BACK,
+    CallRevoked: Ending.REVOKED,
+    SetAside: Ending.SET_ASIDE,
+    DeadlineExceeded: Ending.EXPIRED,
+    StreamInterrupted: Ending.INTERRUPTED,
+    ConfigurationError: Ending.REFUSED,
+    InvalidInput: Ending.REFUSED,
+}
+
+
+def _ending(error: BaseException) -> Ending:
+    return next((ending for kind, ending in _ENDINGS.items() if isinstance(error, kind)), Ending.FAILED)
+
+
+async def _traced(
+    work: Callable[[Services], Coroutine[Any, Any, dict[str, Any]]], services: Services
+) -> tuple[dict[str, Any], Ran]:
+    """The result of the task at hand, and where its calls ran."""
+    result = await work(services)
+    return result, running.current().ran

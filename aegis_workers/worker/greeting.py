@@ -17,12 +17,15 @@ log = structlog.get_logger(__name__)
 
 
 def refused(settings: Settings) -> str | None:
-    """Why the Redis of `settings` cannot be used, in words; None where it can, and where it does not answer yet."""
+    """Why the Redis of `settings` cannot be used, in words; None where it can, and where it does not answer yet.
+
+    One that does not let us in is not waited for: somebody must correct a setting.
+    """
     try:
         with connection.open_sync(settings) as client:
             return server.refusal(server.read(client), settings)
-    except (RedisError, OSError):
-        return None
+    except (RedisError, OSError) as error:
+        return connection.refused(settings, error)
 
 
 async def greet(client: redis.asyncio.Redis, settings: Settings) -> None:

@@ -13,10 +13,12 @@ import redis.asyncio
 import structlog
 from redis.exceptions import RedisError
 
+from aegis_workers import telemetry
 from aegis_workers.state import envelope, held, liveness
 from aegis_workers.state.envelope import Death
 from aegis_workers.state.held import End, Holder, Settled, Settlement
 from aegis_workers.state.liveness import Look
+from aegis_workers.telemetry import MessagesReturned, WorkerDied
 from aegis_workers.worker.holdings import LOOK_EVERY_S, Holdings
 from aegis_workers.worker.repetition import Repetition
 from aegis_workers.worker.witness import Witness
@@ -106,6 +108,7 @@ class Reaper:
         self._note(seen)
         for worker_id in seen.dead:
             log.warning("worker.died", worker=worker_id)
+            telemetry.tell(WorkerDied())
             group.create_task(self._tell_of_death(worker_id))
         if seen.left and not self._reaping.locked():
             group.create_task(self._reap(seen))
@@ -141,6 +144,7 @@ class Reaper:
             if settled is Settled.FENCED:
                 return
             returned += settled is Settled.DONE
+        telemetry.tell(MessagesReturned(messages=returned))
         log.warning("messages.put_back", count=returned, worker=worker_id, reason="their worker died")
 
     async def _look_after_own(self) -> None:

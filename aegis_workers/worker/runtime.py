@@ -53,7 +53,8 @@ class Runtime:
         if self._stopping.is_set():
             raise WorkerStopping("the worker is stopping")
         # The portal's own way to start a task waits for the loop once more: 0.1 ms a call.
-        future = asyncio.run_coroutine_threadsafe(self._carry_out(work, task_id), self._loop)
+        with structlog.contextvars.bound_contextvars(task=task_id):  # the work begins in a copy of this context
+            future = asyncio.run_coroutine_threadsafe(self._carry_out(work, task_id), self._loop)
         self._running.add(future)
         try:
             return future.result()

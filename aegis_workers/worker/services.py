@@ -3,8 +3,9 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import redis.asyncio
@@ -20,6 +21,8 @@ from aegis_workers.dispatch.running import Tasks
 from aegis_workers.engines import clients as engine_clients
 from aegis_workers.engines.base import EngineClient, Readiness
 from aegis_workers.errors import EngineLost
+from aegis_workers.metrics import counted, exposition
+from aegis_workers.metrics import read as reading
 from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
 from aegis_workers.state import connection, engine_status, keys, liveness, mode, slots, workers
@@ -31,7 +34,7 @@ from aegis_workers.state.push import Push
 from aegis_workers.state.recording import Recorder
 from aegis_workers.state.slots import Slots
 from aegis_workers.state.suspects import Suspects
-from aegis_workers.worker import ending, greeting, holdings, identity, pulse, rebirth
+from aegis_workers.worker import ending, gauges, greeting, holdings, identity, pulse, rebirth
 from aegis_workers.worker.bulletin import Bulletin
 from aegis_workers.worker.coroner import Coroner
 from aegis_workers.worker.prober import Prober
@@ -103,6 +106,7 @@ async def opened(settings: Settings, queue: str) -> AsyncIterator[Services]:
             watching = connection.open_async(settings, raw=True, timeout_s=liveness.MAX_GAP_S)
             stack.push_async_callback(watching.aclose)
             background["reaper"] = Reaper(watching, held, _duties(client, settings)).run()
+        await stack.enter_async_context(_metrics(settings, queue, admission, mode_memory))
         for name, work in background.items():
             stack.push_async_callback(connection.ended, asyncio.create_task(_watched(name, work, settings), name=name))
         documents = Documents(calls, settings, answers)
@@ -152,6 +156,16 @@ def _guards(client: redis.asyncio.Redis, admission: Admission, settings: Setting
         return {"watchdog": watchdog.run()}
     bulletin = Bulletin(settings.health_dir, celery, watchdog, admission, limit_s=settings.watchdog_s)
     return {"watchdog": watchdog.run(), "health": bulletin.run()}
+
+
+def _metrics(
+    settings: Settings, queue: str, admission: Admission, mode: Cached[ModeReading]
+) -> AbstractAsyncContextManager[None]:
+    """What shows the metrics of this process; nothing where it consumes nothing."""
+    if pulse.current() is None:
+        return nullcontext()
+    registry = reading.registry("worker", queue)
+    return exposition.exposed(settings, registry, counted.OF_WORKER, partial(gauges.read, admission, mode))
 
 
 async def _watched(name: str, work: Coroutine[Any, Any, None], settings: Settings) -> None:
