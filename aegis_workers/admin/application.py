@@ -1,17 +1,26 @@
 """The application: every route, behind one door."""
 
 from importlib import metadata
-from typing import Literal
 
-from fastapi import FastAPI, Security
+from fastapi import Depends, FastAPI, Security
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel
 
-from aegis_workers.admin import batch_routes, failures, file_routes
+from aegis_workers.admin import (
+    batch_routes,
+    beginning,
+    engine_routes,
+    failures,
+    file_routes,
+    health_routes,
+    job_routes,
+    overview_routes,
+    page_routes,
+    place,
+    scrape,
+)
 from aegis_workers.admin.description import Described
-from aegis_workers.admin.door import OPEN_PATH, Door
-from aegis_workers.admin.place import Place
-from aegis_workers.admin.uploads import Uploads
+from aegis_workers.admin.door import Door
+from aegis_workers.admin.known import only_known
 from aegis_workers.jobs.desk import Desk
 from aegis_workers.settings import Settings
 
@@ -19,22 +28,18 @@ from aegis_workers.settings import Settings
 _TOKEN = Security(HTTPBearer(auto_error=False, description="AEGIS_ADMIN_TOKEN of the server; not asked for where none is set."))
 
 
-class Health(BaseModel):
-    """That the server lives."""
-
-    status: Literal["ok"] = "ok"
-
-
 def build(settings: Settings, desk: Desk) -> FastAPI:
     """The application for these settings and the jobs of this desk. The data folder is met by the requests that need it."""
+    here = place.make(settings, desk)
     app = Described(
         title="aegis-workers",
         version=metadata.version("aegis-workers"),
-        summary="Bulk jobs over HTTP, in the form of OpenAI's batches.",
+        summary="The engine mode, how the system stands, and bulk jobs in the form of OpenAI's batches.",
         docs_url=None,
         redoc_url=None,
+        lifespan=beginning.lifespan(here),
     )
-    app.state.place = Place(settings=settings, desk=desk, uploads=Uploads(settings.data_dir))
+    app.state.place = here
     token = settings.admin_token
     app.add_middleware(
         Door,
@@ -42,12 +47,9 @@ def build(settings: Settings, desk: Desk) -> FastAPI:
         unbounded={file_routes.router.prefix: "POST"},
     )
     failures.handle(app)
-    app.include_router(file_routes.router, dependencies=[_TOKEN])
-    app.include_router(batch_routes.router, dependencies=[_TOKEN])
-    app.add_api_route(OPEN_PATH, _health, summary="Say that the server lives", tags=["health"])
+    for part in (engine_routes, overview_routes, job_routes, file_routes, batch_routes):
+        app.include_router(part.router, dependencies=[_TOKEN, Depends(only_known)])
+    app.include_router(scrape.router(settings), dependencies=[_TOKEN])
+    app.include_router(health_routes.router)
+    app.include_router(page_routes.router)
     return app
-
-
-async def _health() -> Health:
-    """Open to all, and asks neither Redis nor the disk."""
-    return Health()

@@ -169,6 +169,7 @@ def resume(batch_id: str, here: Here) -> Batch:
 @router.post("/{batch_id}/retry", summary="Retry what failed", responses={**failures.UNKNOWN, **failures.FULL})
 def retry(batch_id: str, here: Here, asked: Retry | None = None, idempotency_key: IdempotencyKey = None) -> Batch:
     """A new batch of the items that did not end `ok` or `empty`; the results of the old one then show each item's latest line."""
+    here.desk.find(batch_id)  # one that is not there has no key either
     child = here.desk.retry(batch_id, key=_key(asked.key if asked else None, idempotency_key))
     log.info("batch.retried", job=batch_id, child=child)
     return Batch.of(here.desk.find(child))

@@ -4,8 +4,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-# What FastAPI answers a malformed request with; here that is 400, in OpenAI's form.
-_UNUSED_STATUS = "422"
+# The body with which FastAPI answers a malformed request; here all errors have one form.
+_UNUSED = "#/components/schemas/HTTPValidationError"
 _UNUSED_SCHEMAS = ("HTTPValidationError", "ValidationError")
 
 
@@ -18,7 +18,9 @@ class Described(FastAPI):
             document = super().openapi()
             for methods in document["paths"].values():
                 for operation in methods.values():
-                    operation["responses"].pop(_UNUSED_STATUS, None)
+                    unused = [status for status, told in operation["responses"].items() if _UNUSED in str(told)]
+                    for status in unused:
+                        del operation["responses"][status]
             for name in _UNUSED_SCHEMAS:
                 document["components"]["schemas"].pop(name, None)
         assert self.openapi_schema is not None  # noqa: S101 - FastAPI keeps what it has made

@@ -9,10 +9,12 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aegis_workers.admin import failures
+from aegis_workers.admin import failures, page_routes
 
-# Whether the server lives is no secret, and its supervisor has no token.
-OPEN_PATH = "/healthz"
+# Whether the server lives and can work is no secret, and its supervisor has no token. Nor is the page, which asks for one.
+HEALTH_PATH = "/healthz"
+READY_PATH = "/readyz"
+_OPEN = frozenset({HEALTH_PATH, READY_PATH})
 # The largest part of a request that is no upload is the schema of a job.
 MAX_BODY_BYTES = 4_000_000
 _TOO_LARGE = f"the body has more than {MAX_BODY_BYTES:,} bytes"
@@ -32,7 +34,7 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] != "http" or scope["path"] == OPEN_PATH:
+        if scope["type"] != "http" or _is_open(scope["path"]):
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
@@ -69,6 +71,10 @@ class _Bounded:
         if self._size_bytes > MAX_BODY_BYTES:
             raise HTTPException(413, _TOO_LARGE)
         return message
+
+
+def _is_open(path: str) -> bool:
+    return path in _OPEN or page_routes.is_open(path)
 
 
 def is_loopback(host: str) -> bool:

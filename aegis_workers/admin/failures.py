@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Route
 
 from aegis_workers.errors import AegisError, InvalidInput, NotPossible, RedisUnavailable, SpoolFull, SpoolUnavailable, UnknownJob
 
@@ -19,6 +20,7 @@ log = structlog.get_logger(__name__)
 _CALLERS = "invalid_request_error"
 _SERVERS = "server_error"
 _FIRST_OF_SERVER = 500
+_NOT_ALLOWED = 405
 
 # What our own errors are answered with: the status and the code of the first kind that fits.
 _ANSWERS: Mapping[type[AegisError], tuple[int, str]] = {
@@ -52,6 +54,11 @@ RESPONSES: Mapping[int | str, dict[str, Any]] = {
     403: {"model": Failure, "description": "Without a token, only programs of this host may ask, by a name of loopback."},
     500: {"model": Failure, "description": "A fault of the server."},
     503: {"model": Failure, "description": "Redis or the data folder cannot be used now; the message says why."},
+}
+# What begins with this is ours alone: a malformed request is answered as HTTP has it, not as OpenAI has it.
+OUR_PREFIX = "/api/"
+MALFORMED: Mapping[int | str, dict[str, Any]] = {
+    422: {"model": Failure, "description": "A value is none of those that are allowed; the message names them."}
 }
 UNKNOWN: Mapping[int | str, dict[str, Any]] = {404: {"model": Failure, "description": "There is nothing of this id."}}
 TOO_LARGE: Mapping[int | str, dict[str, Any]] = {413: {"model": Failure, "description": "The request is too large."}}
@@ -107,12 +114,13 @@ async def _ours(_: Request, error: Exception) -> JSONResponse:
     return answer(_FIRST_OF_SERVER, str(error))
 
 
-async def _malformed(_: Request, error: Exception) -> JSONResponse:
-    """FastAPI answers 422; OpenAI answers 400."""
+async def _malformed(request: Request, error: Exception) -> JSONResponse:
+    """FastAPI answers 422; OpenAI answers 400, and where it has a say so do we."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for nothing else
     problems: Sequence[Mapping[str, Any]] = error.errors()
     told = [f"{_place(problem)}: {str(problem['msg']).removeprefix('Value error, ')}" for problem in problems]
-    return answer(400, "; ".join(told), param=_place(problems[0]) if problems else None, code="invalid_request")
+    status = 422 if request.url.path.startswith(OUR_PREFIX) else 400
+    return answer(status, "; ".join(told), param=_place(problems[0]) if problems else None, code="invalid_request")
 
 
 def _place(problem: Mapping[str, Any]) -> str:
@@ -122,9 +130,17 @@ def _place(problem: Mapping[str, Any]) -> str:
     return ".".join(str(part) for part in problem["loc"][1:]) or "body"
 
 
-async def _http(_: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
-    return answer(error.status_code, error.detail, headers=error.headers)
+    headers = {"Allow": ", ".join(_methods(request))} if error.status_code == _NOT_ALLOWED else error.headers
+    return answer(error.status_code, error.detail, headers=headers)
+
+
+def _methods(request: Request) -> Sequence[str]:
+    """All that this path knows; Starlette names those of the first route of several."""
+    routes = (route for route in request.app.routes if isinstance(route, Route))
+    fitting = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for route in fitting for method in route.methods or ()})
 
 
 async def _left(_: Request, __: Exception) -> JSONResponse:

@@ -118,7 +118,7 @@ async def upload(request: Request, here: Here) -> FileObject:
     return FileObject.of_upload(kept)
 
 
-@router.get("", summary="List uploaded files")
+@router.get("", summary="List uploaded files", responses={**failures.UNKNOWN})
 def show_all(
     here: Here,
     purpose: str | None = None,

@@ -42,8 +42,6 @@ def paged(items: Sequence[T], *, limit: int, after: str | None) -> Page[T]:
     if after is not None:
         places = [place for place, item in enumerate(items) if item.id == after]
         if not places:
-            raise Refused(
-                400, "after names no entry of this list: take the last_id of a page", param="after", code="invalid_request"
-            )
+            raise Refused(404, "after names no entry of this list: take the last_id of a page", param="after", code="not_found")
         start = places[0] + 1
     return Page(items=items[start : start + limit], has_more=len(items) > start + limit)

@@ -15,8 +15,9 @@ PURPOSE = "batch"
 _PIECE_BYTES = 1_000_000
 # The rest of a form beside its file.
 _FORM_BYTES = 100_000
-# OpenAI's bounds.
+# OpenAI's bounds, and the one moment from which it counts.
 _EXPIRES_S = (3_600, 2_592_000)
+_ANCHOR = "created_at"
 _MAX_NAME_CHARS = 512
 
 
@@ -65,6 +66,8 @@ def _check_purpose(form: Form, *, at_the_end: bool) -> None:
 
 
 def _expires_s(fields: Mapping[str, str], default_s: float | None) -> float | None:
+    if fields.get("expires_after[anchor]", _ANCHOR) != _ANCHOR:
+        raise Refused(400, f"expires_after.anchor must be {_ANCHOR}", param="expires_after", code="invalid_request")
     words = fields.get("expires_after[seconds]")
     if words is None:
         return default_s

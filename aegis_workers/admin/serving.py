@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from functools import partial
 
@@ -13,7 +14,9 @@ import structlog
 import uvicorn
 from starlette.concurrency import run_in_threadpool
 
-from aegis_workers.admin import application, door
+from aegis_workers.admin import application, door, reach
+from aegis_workers.admin.feed import Feed
+from aegis_workers.admin.place import Place
 from aegis_workers.admin.uploads import Uploads
 from aegis_workers.errors import ConfigurationError, SpoolUnavailable
 from aegis_workers.jobs.desk import Desk
@@ -28,12 +31,24 @@ _SWEEP_EVERY_S = 3600
 _BACKLOG = 512
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """Ends with status 0 when it is told to stop: uvicorn's own would then send itself the signal again, and die of it."""
+
+    def __init__(self, config: uvicorn.Config, feed: Feed) -> None:
+        super().__init__(config)
+        self._feed = feed
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Requests in progress get their time; who follows events would take all of it, and is told that this is the end."""
+        self._feed.close()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """SIGTERM and Ctrl-C end what runs in order; a second one ends it at once."""
+        if threading.current_thread() is not threading.main_thread():  # a test's, which ends it by itself
+            yield
+            return
         loop, signals = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
         for number in signals:
             loop.add_signal_handler(number, self._told)
@@ -60,26 +75,29 @@ def run(settings: Settings, host: str, port: int) -> None:
             f"without a token the admin API listens on loopback only, not on {host}: set AEGIS_ADMIN_TOKEN, or --host 127.0.0.1"
         )
     logs.set_up(settings)
-    with LocalDesk(settings) as desk, _listening(family, address, port) as listener:
+    with LocalDesk(settings, redis_within_s=reach.WITHIN_S) as desk, _listening(family, address, port) as listener:
         sys.stdout.write(f"Admin API on {_url(listener)}\n")
         sys.stdout.flush()
-        asyncio.run(_Server(config(settings, desk)).serve(sockets=[listener]))
+        asyncio.run(server(settings, desk).serve(sockets=[listener]))
 
 
-def config(settings: Settings, desk: Desk) -> uvicorn.Config:
-    """How the application is served: quietly, and with uploads swept at the start and every hour."""
-    return uvicorn.Config(
-        application.build(settings, desk),
+def server(settings: Settings, desk: Desk) -> Server:
+    """The application, served quietly, and with uploads swept at the start and every hour."""
+    app = application.build(settings, desk)
+    place: Place = app.state.place
+    config = uvicorn.Config(
+        app,
         log_config=None,
         log_level="warning",
         access_log=False,
         server_header=False,
-        lifespan="off",
+        lifespan="on",
         proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
         callback_notify=partial(_sweep, settings),
         timeout_notify=_SWEEP_EVERY_S,
     )
+    return Server(config, place.feed)
 
 
 async def _sweep(settings: Settings) -> None:

@@ -27,6 +27,7 @@ _COMMANDS = {
     "delete": ("steering", "Delete a job that has ended."),
     "controller": ("controller", "Feed jobs to the workers and collect their results."),
     "admin": ("admin", "Serve jobs over HTTP, in the form of OpenAI's batches."),
+    "flower": ("flower", "Watch tasks, workers and queues on a page: Flower, read-only and without texts."),
     "chat": ("chat", "Ask one question and stream the answer."),
     "simulate": ("simulate", "Run a double of an engine that needs no GPU."),
     "doctor": ("doctor", "Show every setting with its origin, and what is missing."),

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import anyio
 
+from aegis_workers.controller import fitness, memory
+from aegis_workers.controller.memory import NotMeasured
 from aegis_workers.engines import clients
 from aegis_workers.engines.base import EngineClient, Probe, Readiness
 from aegis_workers.errors import RedisUnavailable
@@ -12,10 +14,12 @@ from aegis_workers.settings import Settings
 from aegis_workers.state import connection, server
 from aegis_workers.state.server import Finding, Level
 
+_STARTED_ELSEWHERE = "whoever runs it starts and stops it; the controller leaves it alone"
+
 
 def findings(settings: Settings) -> list[Finding]:
     """All that was looked at, Redis first. Never raises for a part that is missing: that is what it finds."""
-    return [*_redis(settings), *_engines(settings)]
+    return [*_redis(settings), *_engines(settings), *_drivers(settings), _memory(settings)]
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
@@ -41,6 +45,25 @@ def _engines(settings: Settings) -> Iterator[Finding]:
         yield Finding(what=client.engine.label, level=Level.OK if ready else Level.WARNING, detail=detail)
     if not any(probe.readiness is Readiness.READY for _, probe in found):
         yield Finding(what="Engines", level=Level.MISSING, detail="none is ready: calls would wait")
+
+
+def _drivers(settings: Settings) -> Iterator[Finding]:
+    """What the controller of this host would start the engines with."""
+    for engine, objection in anyio.run(fitness.objections, settings).items():
+        driver = settings.driver(engine)
+        found = objection or (_STARTED_ELSEWHERE if driver == "external" else "can start and stop it here")
+        level = Level.OK if objection is None else Level.WARNING
+        yield Finding(what=f"{engine.label} driver", level=level, detail=f"{driver}: {found}")
+
+
+def _memory(settings: Settings) -> Finding:
+    """What the controller of this host would measure."""
+    try:
+        found = memory.measure(settings.memory_source)
+    except NotMeasured as error:
+        return Finding(what="Memory", level=Level.WARNING, detail=str(error))
+    detail = f"{found.free_gb:.1f} of {found.total_gb:.1f} GB free, by {found.source}"
+    return Finding(what="Memory", level=Level.OK, detail=detail)
 
 
 def _serving(probe: Probe, model: str | None) -> str:

@@ -11,15 +11,21 @@ from aegis_workers.cli import memory_words
 from aegis_workers.cli.output import ago, json_option, plain, print_json, print_table, span
 from aegis_workers.routing import Engine
 
+# Of an engine that a controller has looked after.
+_LIFE = ("ENGINE", "PHASE", "SINCE", "EPOCH", "BECAUSE")
+
 
 @click.command()
 @json_option
 def engines(*, as_json: bool) -> None:
     """Show the mode, the engines, and how many calls wait for what."""
     from aegis_workers import settings as settings_module
-    from aegis_workers.cli import snapshot
+    from aegis_workers.overview import snapshot
+    from aegis_workers.state import connection
 
-    found = snapshot.take(settings_module.load())
+    settings = settings_module.load()
+    with connection.explained(settings), connection.open_sync(settings) as client:
+        found = snapshot.take(client, settings)
     if as_json:
         print_json(found)
     else:
@@ -47,29 +53,30 @@ def _show(found: Mapping[str, Any]) -> None:
 
 
 def _show_control(found: Mapping[str, Any]) -> None:
-    """What the controller makes of the engines; nothing where none ever led, or all of them are left to somebody else."""
+    """What the controller makes of the engines; nothing where none ever led, and less where all are left to somebody else."""
     led = [(Engine(name), engine) for name, engine in found["engines"].items() if engine["phase"] is not None]
-    if all(engine["driver"] == "external" and not engine["fenced"] for _, engine in led):
+    if not led:
         return
     click.echo()
-    columns = ("ENGINE", "PHASE", "SINCE", "CALLS", "DRIVER", "ORIGIN", "BECAUSE")
-    print_table(columns, [_control_row(engine, facts) for engine, facts in led])
+    all_elsewhere = all(engine["driver"] == "external" and not engine["fenced"] for _, engine in led)
+    if all_elsewhere:
+        print_table(_LIFE, [_life(engine, facts) for engine, facts in led])
+    else:
+        columns = (*_LIFE[:-1], "CALLS", "DRIVER", "ORIGIN", _LIFE[-1])
+        print_table(columns, [_control_row(engine, facts) for engine, facts in led])
     if found["controller"] is None:
         click.echo("\nNo controller leads: what the last one said stays in force until one runs (aegis-workers controller).")
-    if found["memory"] is not None:
+    if found["memory"] is not None and not all_elsewhere:
         click.echo(f"\nMemory: {memory_words.line(found['memory'])}")
 
 
+def _life(engine: Engine, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    return engine.label, facts["phase"], ago(facts["phase_since"]), facts["epoch"] or "-", plain(_because(facts))
+
+
 def _control_row(engine: Engine, facts: Mapping[str, Any]) -> tuple[str, ...]:
-    return (
-        engine.label,
-        facts["phase"],
-        ago(facts["phase_since"]),
-        "fenced" if facts["fenced"] else "admitted",
-        facts["driver"],
-        facts["origin"] or "-",
-        plain(_because(facts)),
-    )
+    *life, because = _life(engine, facts)
+    return (*life, "fenced" if facts["fenced"] else "admitted", facts["driver"], facts["origin"] or "-", because)
 
 
 def _because(facts: Mapping[str, Any]) -> str:

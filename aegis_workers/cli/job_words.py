@@ -1,7 +1,7 @@
-"""A job in words for people, and as plain values for programs."""
+"""A job in words for people."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aegis_workers.cli.output import ago, span
 from aegis_workers.routing import Engine
@@ -10,53 +10,10 @@ if TYPE_CHECKING:
     from aegis_workers.jobs.view import View
 
 
-def as_json(view: "View") -> dict[str, Any]:
-    """What `--json` prints of a job. Times are epoch seconds, rates a second."""
-    manifest, totals = view.manifest, view.totals
-    return {
-        "id": view.id,
-        "name": name(view),
-        "input_name": manifest.input_name,
-        "kind": manifest.kind.value,
-        "state": view.state.value,
-        "waits": view.waits,
-        "created_at": manifest.created_at,
-        "expires_at": manifest.expires_at,
-        "ended_at": view.ended_at,
-        "items": manifest.items,
-        "done": view.done,
-        "failed": view.failed,
-        "by_status": {status.value: count for status, count in view.items.items()},
-        "chunks": manifest.chunks,
-        "chunks_done": view.chunks_done,
-        "in_flight": view.in_flight,
-        "items_per_s": view.items_per_s,
-        "tokens_per_s": view.tokens_per_s,
-        "remaining_s": view.remaining_s,
-        "prompt_tokens": totals.prompt_tokens,
-        "completion_tokens": totals.completion_tokens,
-        "attempts": totals.attempts,
-        "calls": dict(totals.calls),
-        "engine_s": {engine: ms / 1000 for engine, ms in totals.engine_ms.items()},
-        "policy": manifest.policy.value,
-        "engine": view.engine,
-        "errors": [error.model_dump() for error in view.errors],
-        "metadata": manifest.metadata,
-        "retry_of": manifest.retry_of,
-        "retries": list(view.retries),
-        "journal": [entry.model_dump(mode="json", include={"at", "event", "state", "reason"}) for entry in view.entries],
-    }
-
-
-def name(view: "View") -> str:
-    """What it is called: as its submitter said, or else its input."""
-    return view.manifest.metadata.get("name") or view.manifest.input_name
-
-
 def facts(view: "View") -> Iterator[tuple[str, str]]:
     """What `status` says, line by line: a word, and what it is."""
     manifest, totals = view.manifest, view.totals
-    yield "Job", f"{view.id} ({name(view)})"
+    yield "Job", f"{view.id} ({view.name})"
     yield "State", f"{view.state}, {_since(view)}"
     if view.waits:
         yield "Reason" if view.is_at_rest else "Waits", view.waits

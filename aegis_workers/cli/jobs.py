@@ -19,13 +19,13 @@ job_argument = click.argument("job", metavar="ID")
 def jobs(limit: int, after: str | None, *, as_json: bool) -> None:
     """List the jobs, the newest first."""
     from aegis_workers import settings as settings_module
-    from aegis_workers.cli import job_words
     from aegis_workers.jobs.desks import open_desk
+    from aegis_workers.overview import job_rows
 
     with open_desk(settings_module.load()) as desk:
         page = desk.list(limit, after and desk.resolve(after))
     if as_json:
-        print_json({"jobs": [job_words.as_json(view) for view in page.jobs], "has_more": page.has_more})
+        print_json({"jobs": [job_rows.values(view) for view in page.jobs], "has_more": page.has_more})
         return
     if not page.jobs:
         click.echo("There are no jobs." if after is None else "There are no older jobs.")
@@ -39,10 +39,8 @@ def jobs(limit: int, after: str | None, *, as_json: bool) -> None:
 
 
 def _row(view: "View") -> tuple[str, ...]:
-    from aegis_workers.cli import job_words
-
     done = f"{view.done:,}/{view.manifest.items:,}"
-    return view.id, view.state.value, done, f"{view.failed:,}", ago(view.manifest.created_at), plain(job_words.name(view))
+    return view.id, view.state.value, done, f"{view.failed:,}", ago(view.manifest.created_at), plain(view.name)
 
 
 @click.command()
@@ -56,11 +54,12 @@ def status(job: str, *, as_json: bool) -> None:
     from aegis_workers import settings as settings_module
     from aegis_workers.cli import job_words
     from aegis_workers.jobs.desks import open_desk
+    from aegis_workers.overview import job_rows
 
     with open_desk(settings_module.load()) as desk:
         view = desk.find(desk.resolve(job))
     if as_json:
-        print_json(job_words.as_json(view))
+        print_json(job_rows.values(view))
         return
     found = list(job_words.facts(view))
     width = max(len(word) for word, _ in found) + 2

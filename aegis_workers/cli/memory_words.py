@@ -1,16 +1,7 @@
-"""The memory of the engines' host, in words and as plain values."""
+"""The memory of the engines' host, in words."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from aegis_workers.state.memory import Memory
-
-
-def values(memory: "Memory | None") -> dict[str, Any] | None:
-    """What `--json` prints of it; None where no controller measures it."""
-    return None if memory is None else asdict(memory)
+from typing import Any
 
 
 def line(memory: Mapping[str, Any] | None) -> str:

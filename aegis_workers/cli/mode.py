@@ -1,9 +1,14 @@
-"""`mode get` and `mode set`."""
+"""`mode get`, `mode set` and `mode history`."""
+
+from typing import TYPE_CHECKING
 
 import click
 
-from aegis_workers.cli.output import json_option, print_json
+from aegis_workers.cli.output import ago, json_option, print_json, print_table
 from aegis_workers.routing import Mode
+
+if TYPE_CHECKING:
+    from aegis_workers.state.switches import Switch
 
 
 @click.group()
@@ -52,6 +57,7 @@ def set_mode(ctx: click.Context, mode: Mode, *, wait_s: float | None, dry_run: b
     from aegis_workers.cli import prospect, switch
     from aegis_workers.state import connection
     from aegis_workers.state import mode as modes
+    from aegis_workers.state.switches import Source
 
     if dry_run and wait_s is not None:
         raise click.UsageError("--dry-run writes nothing that --wait could wait for: give one of them")
@@ -60,7 +66,7 @@ def set_mode(ctx: click.Context, mode: Mode, *, wait_s: float | None, dry_run: b
         prospect.show(settings, mode, as_json=as_json)
         return
     with connection.explained(settings), connection.open_sync(settings) as client:
-        previous = modes.write(client, mode)
+        previous = modes.write(client, mode, Source.CLI)
         if not as_json:
             click.echo(_written(mode, previous))
         if wait_s is None:
@@ -72,6 +78,36 @@ def set_mode(ctx: click.Context, mode: Mode, *, wait_s: float | None, dry_run: b
         ctx.exit(0 if following is None or following.problem is None else 1)
     if following is not None:
         switch.end(following, mode)
+
+
+@mode.command()
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="How many, the newest first.")
+@json_option
+def history(limit: int, *, as_json: bool) -> None:
+    """List the last switches of the mode, the newest first.
+
+    BY says who made one: api, cli, task, python, raw where somebody wrote the key by hand, or default where a process that
+    started found no mode. PHASES says how long the engines took to follow.
+    """
+    from dataclasses import asdict
+
+    from aegis_workers import settings as settings_module
+    from aegis_workers.state import connection, switches
+
+    settings = settings_module.load()
+    with connection.explained(settings), connection.open_sync(settings) as client:
+        found = switches.read(client, limit)
+    if as_json:
+        print_json({"switches": [asdict(switch) for switch in found]})
+    elif found:
+        print_table(("SWITCHED", "MODE", "WAS", "BY", "PHASES"), [_row(switch) for switch in found])
+    else:
+        click.echo("The mode was never switched.")
+
+
+def _row(switch: "Switch") -> tuple[str, ...]:
+    phases = ", ".join(f"{lasted.engine.label} {lasted.phase} {lasted.seconds:.1f} s" for lasted in switch.phases)
+    return ago(switch.at), switch.mode.value, switch.previous or "not set", switch.source.value, phases or "-"
 
 
 def _written(mode: Mode, previous: str | None) -> str:

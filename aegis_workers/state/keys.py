@@ -7,8 +7,13 @@ from aegis_workers.routing import Engine, Lane
 MODE: Final = "aegis:llm_engine_mode"
 # String: the last word in the mode key that was a mode, in force while the key holds another one. No push tells of it.
 LAST_VALID_MODE: Final = "aegis:last_valid_mode"
+# Stream: the last switches of the mode, each with who made it and what it replaced, and what the controller says of their phases.
+SWITCHES: Final = "aegis:switches"
 ENGINE_PREFIX: Final = "aegis:engine:"
 WORKER_PREFIX: Final = "aegis:worker:"
+# Sorted set: the workers that have said what they do, each with the moment of the last time in epoch seconds by its own clock.
+# What there is of them is found by it: Redis may hold the results of many tasks besides.
+WORKERS: Final = "aegis:workers"
 PROBER: Final = "aegis:prober"
 # Sorted set: the workers that live, each with the moment in ms at which it was last seen, by the clock of Redis.
 ALIVE: Final = "aegis:alive"

@@ -12,12 +12,14 @@ from aegis_workers.errors import InvalidInput
 from aegis_workers.routing import Engine, Mode
 from aegis_workers.state import keys, scripts
 from aegis_workers.state.cached import Cached
+from aegis_workers.state.switches import Source
 
 # How long a mode is believed when no push says that it changed: the bound that the operator is promised.
 MAX_AGE_S = 30.0
 
-# The keys of every script about the mode.
+# The keys of every script about the mode, and of those that note switches.
 _KEYS: Final = (keys.MODE, keys.LAST_VALID_MODE)
+_NOTED: Final = (*_KEYS, keys.SWITCHES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ def read(client: redis.Redis, default: Mode) -> ModeReading:
     reading, is_news = _understand(client.eval(scripts.READ_MODE, len(_KEYS), *_KEYS), default)
     if is_news:
         with suppress(ResponseError):  # a full Redis still says what the mode is
-            client.eval(scripts.REMEMBER_MODE, len(_KEYS), *_KEYS, str(reading.raw), reading.mode.value)
+            client.eval(scripts.REMEMBER_MODE, len(_NOTED), *_NOTED, str(reading.raw), reading.mode.value)
     return reading
 
 
@@ -67,7 +69,7 @@ async def _read(client: redis.asyncio.Redis, default: Mode) -> ModeReading:
     reading, is_news = _understand(await client.eval(scripts.READ_MODE, len(_KEYS), *_KEYS), default)
     if is_news:
         with suppress(ResponseError):  # a full Redis still says what the mode is
-            await client.eval(scripts.REMEMBER_MODE, len(_KEYS), *_KEYS, str(reading.raw), reading.mode.value)
+            await client.eval(scripts.REMEMBER_MODE, len(_NOTED), *_NOTED, str(reading.raw), reading.mode.value)
     return reading
 
 
@@ -82,19 +84,19 @@ def _understand(found: Any, default: Mode) -> tuple[ModeReading, bool]:
     return reading, reading.problem is None and reading.mode != last
 
 
-def write(client: redis.Redis, mode: Mode) -> str | None:
+def write(client: redis.Redis, mode: Mode, source: Source) -> str | None:
     """Switch to `mode`; returns what the key held before.
 
     Has the controller try again what failed, also where the mode stays.
     """
-    names = (*_KEYS, *(keys.engine(engine) for engine in Engine))
-    previous: Any = client.eval(scripts.SET_MODE, len(names), *names, mode.value)
+    names = (*_NOTED, *(keys.engine(engine) for engine in Engine))
+    previous: Any = client.eval(scripts.SET_MODE, len(names), *names, mode.value, source.value)
     return None if previous is None else str(previous)
 
 
 async def write_default(client: redis.asyncio.Redis, mode: Mode) -> bool:
     """Write the configured mode where the key is absent, so that a restart never undoes an operator's switch."""
-    return bool(await client.set(keys.MODE, mode.value, nx=True))
+    return bool(await client.eval(scripts.DEFAULT_MODE, len(_NOTED), *_NOTED, mode.value))
 
 
 def cache(client: redis.asyncio.Redis, default: Mode) -> Cached[ModeReading]:

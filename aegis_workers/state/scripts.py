@@ -2,17 +2,37 @@
 
 from typing import Final
 
-# KEYS: mode, last valid mode, engine hashes; ARGV[1] new mode. Returns the previous value, so that a switch and what it replaced
-# are one step; none where the key was of another type, which is no mode either. A full Redis refuses a script whose first write
-# needs memory, hence DEL: a switch may be what empties the queues. Who chooses a mode, be it the same one, asks the controller to
-# try again what failed: the engines' hashes say when.
-SET_MODE: Final = """
+# How long the history of switches is.
+SWITCHES: Final = 200
+
+# KEYS: mode, last valid mode, history of switches, engine hashes; ARGV: new mode, who switches. Returns the previous value, so
+# that a switch and what it replaced are one step; none where the key was of another type, which is no mode either. A full Redis
+# refuses a script whose first write needs memory, hence DEL: a switch may be what empties the queues. Who chooses a mode, be it
+# the same one, asks the controller to try again what failed: the engines' hashes say when. A mode that somebody wrote by hand and
+# nobody has read yet is noted first. The history keeps no switch from being made, whatever stands in its place.
+SET_MODE: Final = f"""
 local previous = redis.pcall('GET', KEYS[1])
+local before = redis.call('GET', KEYS[2])
 redis.call('DEL', KEYS[1])
 redis.call('MSET', KEYS[1], ARGV[1], KEYS[2], ARGV[1])
 local time = redis.call('TIME')
-for i = 3, #KEYS do redis.call('HSET', KEYS[i], 'asked', string.format('%d.%06d', time[1], time[2])) end
+for i = 4, #KEYS do redis.call('HSET', KEYS[i], 'asked', string.format('%d.%06d', time[1], time[2])) end
+local word = type(previous) == 'string' and string.lower(string.match(previous, '^%s*(.-)%s*$'))
+if (word == 'vllm' or word == 'ollama' or word == 'auto') and word ~= before then
+  redis.pcall('XADD', KEYS[3], 'MAXLEN', '{SWITCHES}', '*', 'mode', word, 'previous', before or '', 'source', 'raw')
+  before = word
+end
+local replaced = previous and before or ''
+redis.pcall('XADD', KEYS[3], 'MAXLEN', '{SWITCHES}', '*', 'mode', ARGV[1], 'previous', replaced, 'source', ARGV[2])
 return type(previous) == 'string' and previous
+"""
+
+# KEYS: mode, last valid mode, history of switches; ARGV[1] the configured mode. Writes it where there is none; returns whether.
+DEFAULT_MODE: Final = f"""
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('MSET', KEYS[1], ARGV[1], KEYS[2], ARGV[1])
+redis.pcall('XADD', KEYS[3], 'MAXLEN', '{SWITCHES}', '*', 'mode', ARGV[1], 'previous', '', 'source', 'default')
+return 1
 """
 
 # KEYS: mode, last valid mode. Returns what the mode key holds, its type where that is not a string, and the last valid mode.
@@ -22,10 +42,15 @@ if type(raw) == 'table' then raw, kind = false, redis.call('TYPE', KEYS[1]).ok e
 return {raw, kind, redis.call('GET', KEYS[2])}
 """
 
-# KEYS: mode, last valid mode; ARGV: what the mode key held, the mode that this means. Nothing is remembered of a word that has
-# been replaced since: whoever reads the next one remembers that.
-REMEMBER_MODE: Final = """
-if redis.pcall('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[2], ARGV[2]) end
+# KEYS: mode, last valid mode, history of switches; ARGV: what the mode key held, the mode that this means. Nothing is remembered
+# of a word that has been replaced since: whoever reads the next one remembers that. Our own writers remember theirs, so it was
+# written by hand, and the first of all readers to come here notes it.
+REMEMBER_MODE: Final = f"""
+local before = redis.call('GET', KEYS[2])
+if before == ARGV[2] or redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[2], ARGV[2])
+redis.pcall('XADD', KEYS[3], 'MAXLEN', '{SWITCHES}', '*', 'mode', ARGV[2], 'previous', before or '', 'source', 'raw')
+return 1
 """
 
 # KEYS[1] lease, ARGV[1] token, ARGV[2] TTL in ms. Returns 1 while the token holds the lease; takes it where nobody does.

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from openai import OpenAI
 
+from aegis_workers.admin import reach
 from aegis_workers.admin import serving as serving_module
 from aegis_workers.jobs.desk import Desk
 from aegis_workers.jobs.local import LocalDesk
@@ -70,8 +70,8 @@ def chosen(folder: Path, *, token: str | None = TOKEN, redis_url: str = NO_REDIS
 @contextmanager
 def serving(settings: Settings, desk: Desk | None = None) -> Iterator[AdminPlace]:
     """An admin API in a thread, which starts at once; it ends with the block."""
-    with LocalDesk(settings) as local, socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(serving_module.config(settings, desk or local))
+    with LocalDesk(settings, redis_within_s=reach.WITHIN_S) as local, socket.create_server(("127.0.0.1", 0)) as listener:
+        server = serving_module.server(settings, desk or local)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

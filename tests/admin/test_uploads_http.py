@@ -64,7 +64,7 @@ def test_files_are_listed_in_pages_the_newest_first(tmp_path: Path) -> None:
         assert not client.files.list(limit=5).has_more
         assert [file.id for file in client.files.list(order="asc", limit=1)] == made
         assert not list(client.files.list(purpose="batch_output"))
-        with pytest.raises(openai.BadRequestError, match="last_id"):
+        with pytest.raises(openai.NotFoundError, match="last_id"):
             client.files.list(after="file-0")
 
 

@@ -351,3 +351,69 @@ def test_an_engine_that_is_passed_over_because_its_calls_failed_says_so(
     assert "its last calls failed: asked again in" in here("engines", AEGIS_VLLM_MODEL="m").output
     found = json.loads(here("engines", "--json", AEGIS_VLLM_MODEL="m").output)["engines"]["vllm"]
     assert (found["state"], found["replicas"][0]["breaker"]) == ("ready", "open")
+
+
+def finding(told: Result, what: str) -> tuple[str, str]:
+    [found] = [found for found in json.loads(told.stdout)["findings"] if found["what"] == what]
+    return found["level"], found["detail"]
+
+
+def test_doctor_says_what_memory_the_controller_would_measure(here: Run, tmp_path: Path) -> None:
+    measured = tmp_path / "memory.json"
+    measured.write_text('{"total_gb": 128, "free_gb": 64.5}')
+    told = here("doctor", "--json", AEGIS_MEMORY_SOURCE=str(measured))
+    assert finding(told, "Memory") == ("ok", f"64.5 of 128.0 GB free, by {measured}")
+    told = here("doctor", "--json", AEGIS_MEMORY_SOURCE=str(tmp_path / "none.json"))
+    assert finding(told, "Memory") == (
+        "warning",
+        f"{tmp_path}/none.json cannot be read (No such file or directory): correct AEGIS_MEMORY_SOURCE",
+    )
+
+
+def test_doctor_names_an_extra_that_is_missing(here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setitem(sys.modules, "docker", None)
+    chosen = {"AEGIS_VLLM_MODEL": "m", "AEGIS_VLLM_DRIVER": "docker", "AEGIS_VLLM_CONTAINER": "engine"}
+    told = here("doctor", "--json", AEGIS_MEMORY_SOURCE="nvml", **chosen)
+    assert finding(told, "Memory") == (
+        "warning",
+        "NVML is not installed: pip install 'aegis-workers[gpu]', or AEGIS_MEMORY_SOURCE=meminfo",
+    )
+    assert finding(told, "vLLM driver") == (
+        "warning",
+        "docker: the Docker SDK is not installed: pip install 'aegis-workers[docker]'",
+    )
+
+
+def test_doctor_says_whether_the_command_of_an_engine_is_there(here: Run) -> None:
+    chosen = {"AEGIS_VLLM_MODEL": "m", "AEGIS_VLLM_DRIVER": "process"}
+    there = here("doctor", "--json", AEGIS_VLLM_COMMAND=f"{sys.executable} -m vllm", **chosen)
+    assert finding(there, "vLLM driver") == ("ok", "process: can start and stop it here")
+    gone = here("doctor", "--json", AEGIS_VLLM_COMMAND="no-such-vllm serve m --api-key planted", **chosen)
+    level, detail = finding(gone, "vLLM driver")
+    assert (level, detail.partition(":")[0]) == ("warning", "process")
+    assert "there is no command no-such-vllm here: correct AEGIS_VLLM_COMMAND" in detail
+    assert "planted" not in gone.stdout
+
+
+def test_doctor_leaves_alone_what_others_start(here: Run) -> None:
+    level, detail = finding(here("doctor", "--json", AEGIS_OLLAMA_MODEL="m"), "Ollama driver")
+    assert (level, detail.partition(":")[0]) == ("ok", "external")
+
+
+def test_a_bundle_that_cannot_be_written_is_said(here: Run, tmp_path: Path) -> None:
+    told = here("doctor", "--bundle", str(tmp_path / "none" / "bundle.json"))
+    assert (told.exit_code, "cannot be written: No such file or directory" in told.output) == (1, True)
+
+
+def test_mode_history_tells_who_switched_and_what_it_replaced(here: Run, client: redis.Redis) -> None:
+    assert here("mode", "history").stdout == "The mode was never switched.\n"
+    here("mode", "set", "vllm")
+    client.set(keys.MODE, "ollama")
+    here("mode", "get")
+    header, last, first = (line.split() for line in here("mode", "history").stdout.splitlines())
+    assert header == ["SWITCHED", "MODE", "WAS", "BY", "PHASES"]
+    assert last[-4:] == ["ollama", "vllm", "raw", "-"]
+    assert first[-5:] == ["vllm", "not", "set", "cli", "-"]
+    (newest,) = json.loads(here("mode", "history", "--json", "--limit", "1").stdout)["switches"]
+    assert (newest["mode"], newest["previous"], newest["source"], newest["phases"]) == ("ollama", "vllm", "raw", [])

@@ -189,6 +189,7 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(place: Settings, cl
     say(place, vllm=STOPPED, ollama=READY, measured=MEASURED)
     busy = WorkerReport(worker_id="w", queue="chat", pid=1, in_flight={"ollama": 3})
     client.set(keys.worker("w"), json.dumps(vars(busy)))
+    client.zadd(keys.WORKERS, {"w": 1.0})
     before = contents(client)
     told = run(place, "mode", "set", "vllm", "--dry-run")
     assert told.exit_code == 0
@@ -222,11 +223,12 @@ def test_engines_show_what_the_controller_makes_of_them(place: Settings, client:
     retrying = replace(FAILED, since=time.time(), retry_at=time.time() + 30.4, origin="PROFILE=pharma")
     say(place, vllm=retrying, ollama=replace(READY, since=time.time()), measured=MEASURED)
     told = run(place, "engines").stdout
+    epoch = json.loads(run(place, "engines", "--json").stdout)["engines"]["vllm"]["epoch"]
     assert (
-        "vLLM    failed  0 s ago  fenced    process  PROFILE=pharma  "
+        f"vLLM    failed  0 s ago  {epoch}  fenced    process  PROFILE=pharma  "
         "it ended; it wrote: CUDA out of memory; 2 failed starts; tried again in 30 s\n" in told
     )
-    assert "Ollama  ready   0 s ago  admitted  ollama   mode key        mode ollama\n" in told
+    assert f"Ollama  ready   0 s ago  {'-':{len(epoch)}}  admitted  ollama   mode key        mode ollama\n" in told
     assert "Memory: 35.2 of 60.0 GB free (meminfo)" in told
     assert "No controller leads" not in told
     found = json.loads(run(place, "engines", "--json").stdout)
@@ -242,6 +244,18 @@ def test_engines_show_what_the_controller_makes_of_them(place: Settings, client:
     }
     client.delete(keys.CONTROLLER)
     assert "No controller leads: what the last one said stays in force" in run(place, "engines").stdout
+
+
+def test_engines_show_phases_also_where_somebody_else_runs_them(place: Settings) -> None:
+    found = Control(phase=Phase.READY, since=time.time(), reason="mode auto")
+    say(place, vllm=replace(found, phase=Phase.STOPPED, reason="connection refused (mode auto)"), ollama=found, measured=MEASURED)
+    told = run(place, "engines").stdout
+    assert (
+        "ENGINE  PHASE    SINCE    EPOCH  BECAUSE\n"
+        "vLLM    stopped  0 s ago  -      connection refused (mode auto)\n"
+        "Ollama  ready    0 s ago  -      mode auto\n"
+    ) in told
+    assert "Memory:" not in told
 
 
 def test_engines_say_nothing_of_phases_where_no_controller_ever_led(place: Settings) -> None:

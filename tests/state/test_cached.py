@@ -104,6 +104,21 @@ async def test_the_age_of_an_answer_counts_from_the_question(source: Source, cac
     assert not cached.fresh
 
 
+async def test_the_age_of_what_is_remembered_grows_until_redis_answers_again(source: Source, cached: Cached[int]) -> None:
+    assert cached.age_s is None
+    reading = await begun(cached.read())
+    source.now_s += 2
+    source.answer()
+    await reading
+    assert cached.age_s == 2
+    source.now_s += MAX_AGE_S
+    await answered(source, cached, away=True)
+    assert cached.age_s == MAX_AGE_S + 2
+    source.now_s += 10
+    await answered(source, cached)
+    assert cached.age_s == 0
+
+
 async def test_after_a_drop_the_next_read_asks_again(source: Source, cached: Cached[int]) -> None:
     await answered(source, cached)
     source.change()

@@ -23,6 +23,7 @@ from aegis_workers.state.jobs import Ruling
 from aegis_workers.state.leader import Leadership
 from aegis_workers.state.memory import Memory
 from aegis_workers.state.slots import Ended, Exchange, Give, Refusal, Replica, Slots, Want
+from aegis_workers.state.switches import Source
 
 pytestmark = pytest.mark.anyio
 
@@ -107,7 +108,7 @@ async def test_a_full_redis_keeps_no_engine_from_being_fenced(
     token = await lead(async_client)
     assert await engine_control.write(async_client, token, VLLM, FENCED, instead_of="") is Ruling.DONE
     assert await memory.write(async_client, token, Memory(free_gb=None, total_gb=None, source="x", room_for_both=False))
-    assert mode.write(full, Mode.VLLM) is None
+    assert mode.write(full, Mode.VLLM, Source.CLI) is None
     assert engine_status.read(client, VLLM).fenced
 
 
@@ -131,7 +132,7 @@ async def test_an_operator_who_chooses_a_mode_asks_anew_also_where_it_stays(
     asked: list[float] = []
     for _ in range(2):
         before = time.time()
-        mode.write(client, Mode.VLLM)
+        mode.write(client, Mode.VLLM, Source.CLI)
         found = {record.asked_at for record in (await engine_control.read_all(async_client)).values()}
         (at,) = found
         assert at is not None
@@ -224,7 +225,7 @@ class Play:
                 await engine_status.report(self.client, VLLM, replicas, complete=True)
                 self.model.ready = ready
             case ("ask", chosen):
-                mode.write(self.operator, chosen)
+                mode.write(self.operator, chosen, Source.CLI)
                 self.mode, self.model.asked = chosen.value, True
             case ("decide",):
                 self.decided = engine_status.read(self.operator, VLLM).epoch, self.model.changes

@@ -9,6 +9,7 @@ from aegis_workers.routing import Mode
 from aegis_workers.settings import Settings
 from aegis_workers.state import connection, keys, mode, scripts
 from aegis_workers.state.mode import ModeReading
+from aegis_workers.state.switches import Source
 
 pytestmark = pytest.mark.anyio
 
@@ -81,7 +82,7 @@ async def test_the_last_valid_mode_is_that_of_the_last_switch_whoever_made_it(
 ) -> None:
     client.set(keys.MODE, "vllm")
     assert mode.read(client, Mode.AUTO).mode is Mode.VLLM
-    mode.write(client, Mode.OLLAMA)
+    mode.write(client, Mode.OLLAMA, Source.CLI)
     client.set(keys.MODE, "turbo")
     assert {reading.mode for reading in await readings(client, async_client, Mode.AUTO)} == {Mode.OLLAMA}
 
@@ -90,8 +91,8 @@ async def test_a_reader_that_was_slow_does_not_bring_an_older_mode_back(
     client: redis.Redis, async_client: redis.asyncio.Redis
 ) -> None:
     client.set(keys.MODE, "vllm")
-    mode.write(client, Mode.OLLAMA)  # between a reader's two steps
-    client.eval(scripts.REMEMBER_MODE, 2, keys.MODE, keys.LAST_VALID_MODE, "vllm", "vllm")
+    mode.write(client, Mode.OLLAMA, Source.CLI)  # between a reader's two steps
+    client.eval(scripts.REMEMBER_MODE, 3, keys.MODE, keys.LAST_VALID_MODE, keys.SWITCHES, "vllm", "vllm")
     client.set(keys.MODE, "turbo")
     assert {reading.mode for reading in await readings(client, async_client, Mode.AUTO)} == {Mode.OLLAMA}
 
@@ -123,7 +124,7 @@ async def test_without_any_valid_mode_so_far_the_configured_default_is_in_force(
 async def test_a_key_of_another_type_leaves_the_last_valid_mode_in_force_and_is_named(
     client: redis.Redis, async_client: redis.asyncio.Redis
 ) -> None:
-    mode.write(client, Mode.OLLAMA)
+    mode.write(client, Mode.OLLAMA, Source.CLI)
     client.delete(keys.MODE)
     client.hset(keys.MODE, "mode", "vllm")
     for reading in await readings(client, async_client, Mode.AUTO):
@@ -134,7 +135,7 @@ async def test_a_key_of_another_type_leaves_the_last_valid_mode_in_force_and_is_
 
 def test_a_switch_replaces_a_key_of_another_type(client: redis.Redis) -> None:
     client.hset(keys.MODE, "mode", "vllm")
-    assert mode.write(client, Mode.OLLAMA) is None
+    assert mode.write(client, Mode.OLLAMA, Source.CLI) is None
     assert client.get(keys.MODE) == "ollama"
 
 
@@ -146,15 +147,15 @@ async def test_a_missing_key_means_the_configured_default(client: redis.Redis, a
 
 
 def test_a_switch_returns_what_it_replaced_and_leaves_plain_text_without_a_ttl(client: redis.Redis) -> None:
-    assert mode.write(client, Mode.VLLM) is None
-    assert mode.write(client, Mode.OLLAMA) == "vllm"
+    assert mode.write(client, Mode.VLLM, Source.CLI) is None
+    assert mode.write(client, Mode.OLLAMA, Source.CLI) == "vllm"
     assert client.get(keys.MODE) == "ollama"
     assert client.ttl(keys.MODE) == -1
 
 
 def test_a_switch_ends_a_ttl_that_somebody_set(client: redis.Redis) -> None:
     client.set(keys.MODE, "both", ex=100)
-    assert mode.write(client, Mode.AUTO) == "both"
+    assert mode.write(client, Mode.AUTO, Source.CLI) == "both"
     assert client.ttl(keys.MODE) == -1
 
 
@@ -177,6 +178,6 @@ async def test_without_a_redis_the_configured_default_is_in_force_and_stale() ->
 
 
 def test_a_full_redis_still_takes_a_switch_because_that_may_be_what_empties_it(full: redis.Redis) -> None:
-    assert mode.write(full, Mode.VLLM) is None
-    assert mode.write(full, Mode.OLLAMA) == "vllm"
+    assert mode.write(full, Mode.VLLM, Source.CLI) is None
+    assert mode.write(full, Mode.OLLAMA, Source.CLI) == "vllm"
     assert full.get(keys.MODE) == "ollama"

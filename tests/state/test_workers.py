@@ -50,4 +50,5 @@ def test_no_workers_are_an_empty_list(client: redis.Redis) -> None:
 
 def test_what_a_newer_version_adds_is_passed_over(client: redis.Redis) -> None:
     client.set(keys.worker("a"), json.dumps({"worker_id": "a", "queue": "chat", "pid": 7, "flavour": "new"}))
+    client.zadd(keys.WORKERS, {"a": 1.0})
     assert workers.read_all(client) == [WorkerReport(worker_id="a", queue="chat", pid=7)]
