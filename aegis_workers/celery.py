@@ -10,7 +10,7 @@ from kombu.entity import Exchange, Queue
 from aegis_workers import settings as settings_module
 from aegis_workers.errors import ConfigurationError
 from aegis_workers.state import cancels
-from aegis_workers.worker import ending, garbage, greeting, health, holdings, rebirth, runtime
+from aegis_workers.worker import brokerage, ending, flower, garbage, greeting, health, holdings, rebirth, runtime
 from aegis_workers.worker.events import EventTimer
 from aegis_workers.worker.pulse import Pulse
 from aegis_workers.worker.queues import only_queue
@@ -56,12 +56,12 @@ def configuration() -> dict[str, Any]:
     except ConfigurationError as error:
         raise BadSettings(error) from None
     return {
-        "broker_url": settings.redis_url,
-        "result_backend": f"aegis_workers.worker.results:Results+{settings.redis_url}",
+        **brokerage.addresses(settings),
         "result_expires": cancels.TTL_S,
         "redis_socket_connect_timeout": 5,
         "redis_retry_on_timeout": False,
-        "broker_transport_options": _TRANSPORT,
+        "broker_transport_options": {**_TRANSPORT, **brokerage.options(settings)},
+        "result_backend_transport_options": brokerage.options(settings),
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_channel_error_retry": True,
@@ -148,6 +148,7 @@ class QueueCheck(bootsteps.Step):
 
 app = QuietApp("aegis_workers", include=["aegis_workers.tasks"], task_cls=QuietTask)
 app.add_defaults(configuration)
+app.user_options["preload"].add(flower.option())
 app.steps["worker"].update({PoolCheck, PlaceCheck, QueueCheck, ColdEnd})
 app.steps["consumer"].update({EventTimer, Pulse, RevokeCommands})
 

@@ -17,6 +17,7 @@ from aegis_workers.routing import Mode
 from aegis_workers.state import connection
 from aegis_workers.state import mode as modes
 from aegis_workers.state.streams import READER_TTL_S, End, Reader
+from aegis_workers.state.switches import Source
 from aegis_workers.tasks import chat
 
 # How long one read waits for text before the reader looks whether the task has failed without a word.
@@ -111,4 +112,4 @@ def set_mode(mode: Mode | str) -> str | None:
     chosen = modes.parse(mode)
     settings = settings_module.load()
     with connection.explained(settings), connection.open_sync(settings) as client:
-        return modes.write(client, chosen)
+        return modes.write(client, chosen, Source.PYTHON)

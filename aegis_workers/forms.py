@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_settings import NoDecode
+
+from aegis_workers import address
 
 # Where memory is measured, beside a file: `auto` takes the first of the other two that works.
 MEMORY_SOURCES = ("auto", "nvml", "meminfo")
@@ -49,12 +51,15 @@ def _is_base_url(value: str) -> str:
 
 
 def _is_redis_url(value: str) -> str:
-    if not _is_url(value, {"redis", "rediss", "unix"}):
-        raise ValueError(
-            "write redis://host:port/db, rediss://… or unix://…, special characters of a password percent-encoded; "
-            "Redis Cluster is not supported"
-        )
+    address.parse(value)
     return value
+
+
+def _is_certificate(value: Path) -> Path:
+    path = value.expanduser().absolute()
+    if not path.is_file():
+        raise ValueError("no such file: name the PEM file of the authority that signed the certificate of Redis")
+    return path
 
 
 def _is_duration(value: str) -> str:
@@ -85,19 +90,51 @@ def _is_memory_source(value: str) -> str:
     return str(path.absolute())
 
 
+_PORTS = re.compile(r"(\d{1,5})(?:\s*-\s*(\d{1,5}))?")
+_MOST_PORTS, _LAST_PORT = 256, 65_535
+
+
+def _is_ports(value: str) -> str:
+    found = _PORTS.fullmatch(value)
+    if found is not None:
+        first, last = int(found[1]), int(found[2] or found[1])
+        if first <= last <= min(_LAST_PORT, first + _MOST_PORTS - 1) and (first > 0 or last == 0):
+            return value
+    raise ValueError(
+        f"write a port, 0 for any that is free, or up to {_MOST_PORTS} of which the first free one is taken: 9464-9479"
+    )
+
+
+def ports(value: str) -> range:
+    """The ports of a setting of the type `Ports`, in order."""
+    first, _, last = value.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
+def _is_login(value: SecretStr) -> SecretStr:
+    user, _, password = value.get_secret_value().partition(":")
+    if not (user and password and value.get_secret_value().isascii()):
+        raise ValueError("write user:password, in ASCII")
+    return value
+
+
 BaseUrl = Annotated[str, AfterValidator(_is_base_url)]
 BaseUrls = Annotated[tuple[BaseUrl, ...], NoDecode, BeforeValidator(_split)]
 RedisUrl = Annotated[str, AfterValidator(_is_redis_url)]
 Duration = Annotated[str, AfterValidator(_is_duration)]
+Certificate = Annotated[Path, AfterValidator(_is_certificate)]
 Folder = Annotated[Path, AfterValidator(_absolute)]
+Login = Annotated[SecretStr, AfterValidator(_is_login)]
 Word = BeforeValidator(lowered)
 Stripped = BeforeValidator(_stripped)
 Command = Annotated[str, AfterValidator(_is_command)]
+Ports = Annotated[str, AfterValidator(_is_ports)]
 MemorySource = Annotated[str, AfterValidator(_is_memory_source)]
 
 
 # To the last "@", because a password may hold any character; redis-py takes one from the query too.
 _USER_PASSWORD = re.compile(r"(://[^:@/?#]*):.*@", re.DOTALL)
+_NEXT_SENTINEL = re.compile(r";(?=sentinel://)")
 _QUERY_PASSWORD = re.compile(r"([?&]password=)[^&#]*")
 # What a command is told in confidence: an option with all its values, as `--api-key` may have several, and an assignment.
 _NAME = r"[\w-]*(?:key|token|secret|password)"
@@ -107,8 +144,11 @@ _SECRET_ASSIGNED = re.compile(rf"(?i)({_NAME}=){_VALUE}")
 
 
 def without_password(url: str) -> str:
-    """`url` with the password in it, if any, replaced by stars; other text comes back as it is."""
-    return _QUERY_PASSWORD.sub(r"\1***", _USER_PASSWORD.sub(r"\1:***@", url))
+    """`url` with the password in it, if any, replaced by stars; other text comes back as it is.
+
+    Of several Sentinels each may have one.
+    """
+    return ";".join(_QUERY_PASSWORD.sub(r"\1***", _USER_PASSWORD.sub(r"\1:***@", each)) for each in _NEXT_SENTINEL.split(url))
 
 
 def without_secrets(command: str) -> str:

@@ -8,15 +8,19 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from aegis_workers import profiles
+from aegis_workers import address, profiles
+from aegis_workers.address import Address
 from aegis_workers.errors import ConfigurationError
 from aegis_workers.forms import (
     BaseUrl,
     BaseUrls,
+    Certificate,
     Command,
     Duration,
     Folder,
+    Login,
     MemorySource,
+    Ports,
     RedisUrl,
     Stripped,
     Word,
@@ -50,6 +54,9 @@ class Settings(BaseSettings):
     llm_engine_mode: Annotated[Mode, Word] = Field(Mode.AUTO, alias="LLM_ENGINE_MODE")
 
     redis_url: RedisUrl = Field("redis://localhost:6379/0", repr=False, alias="AEGIS_REDIS_URL")
+    redis_ca: Certificate | None = Field(None, alias="AEGIS_REDIS_CA")
+    redis_master: Annotated[str, Stripped] = Field("mymaster", min_length=1, alias="AEGIS_REDIS_MASTER")
+    redis_sentinel_password: SecretStr | None = Field(None, alias="AEGIS_REDIS_SENTINEL_PASSWORD")
     fallback: Annotated[Policy, Word] = Field(Policy.DEGRADE, alias="AEGIS_FALLBACK")
 
     vllm_url: BaseUrls = Field(("http://localhost:8000",), repr=False, alias="AEGIS_VLLM_URL")
@@ -106,8 +113,12 @@ class Settings(BaseSettings):
     max_file_bytes: int = Field(8_000_000_000, ge=1, alias="AEGIS_MAX_FILE_BYTES")
     admin_token: Annotated[SecretStr | None, Stripped] = Field(None, alias="AEGIS_ADMIN_TOKEN")
 
+    metrics_port: Annotated[Ports | None, Stripped] = Field(None, alias="AEGIS_METRICS_PORT")
+    metrics_host: str = Field("127.0.0.1", alias="AEGIS_METRICS_HOST")
+
     log_format: Annotated[Literal["auto", "json", "console"], Word] = Field("auto", alias="AEGIS_LOG_FORMAT")
-    flower_auth: SecretStr | None = Field(None, alias="AEGIS_FLOWER_AUTH")
+    flower_auth: Annotated[Login | None, Stripped] = Field(None, alias="AEGIS_FLOWER_AUTH")
+    flower_control: bool = Field(False, alias="AEGIS_FLOWER_CONTROL")  # noqa: FBT003 - a default
 
     @model_validator(mode="before")
     @classmethod
@@ -118,6 +129,14 @@ class Settings(BaseSettings):
             if named[alias] not in values:
                 values.setdefault(alias, value)
         return values
+
+    @model_validator(mode="after")
+    def _certificates_are_for_tls(self) -> Self:
+        if self.redis_ca is not None and self.redis_address.tls is None:
+            raise ValueError(
+                f"AEGIS_REDIS_CA={self.redis_ca} is for TLS, which AEGIS_REDIS_URL does not ask for: write rediss:// there"
+            )
+        return self
 
     @model_validator(mode="after")
     def _overlap_is_smaller_than_chunk(self) -> Self:
@@ -158,6 +177,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment over `.env` over profile and defaults; no secrets folder."""
         return init_settings, env_settings, dotenv_settings
+
+    @property
+    def redis_address(self) -> Address:
+        """What `redis_url` says, and `redis_ca` adds to it."""
+        return address.parse(self.redis_url, None if self.redis_ca is None else str(self.redis_ca))
 
     def urls(self, engine: Engine) -> tuple[str, ...]:
         """Base URLs of the engine's replicas."""

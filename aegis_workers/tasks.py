@@ -15,6 +15,7 @@ from aegis_workers.settings import Settings
 from aegis_workers.state import connection
 from aegis_workers.state import mode as modes
 from aegis_workers.state.streams import Writer
+from aegis_workers.state.switches import Source
 from aegis_workers.worker.door import Door
 from aegis_workers.worker.services import Services
 
@@ -174,7 +175,7 @@ class SetEngineMode(Door):
         chosen = modes.parse(mode)
         with connection.explained(self.settings), connection.open_sync(self.settings) as client:
             self.unless_revoked(client)
-            previous = modes.write(client, chosen)
+            previous = modes.write(client, chosen, Source.TASK)
         return {"mode": chosen.value, "previous": previous}
 
 

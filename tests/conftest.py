@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
@@ -15,15 +16,20 @@ from aegis_workers.local.redis_server import Binary
 from aegis_workers.settings import Settings
 from aegis_workers.state import connection
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 # A busy machine makes an example slow, and not wrong: the time limit of each test is enough.
 hypothesis.settings.register_profile("aegis", deadline=None)
 hypothesis.settings.load_profile("aegis")
 
+_FIXTURES_OF = {"vllm": "vllm_fixtures", "containers": "container_fixtures"}
+
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out what needs a real vLLM: `scripts/test-engines` starts one, and registers the fixtures of that folder."""
-    needs_engine = collection_path == Path(__file__).parent / "vllm"
-    return True if needs_engine and not config.pluginmanager.has_plugin("vllm_fixtures") else None
+    """Leave out what needs a real vLLM, or Docker: `scripts/test-engines` and `scripts/test-containers` register the fixtures."""
+    plugin = _FIXTURES_OF.get(collection_path.name) if collection_path.parent == Path(__file__).parent else None
+    return True if plugin is not None and not config.pluginmanager.has_plugin(plugin) else None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -99,3 +105,12 @@ def full(client: redis.Redis) -> Iterator[redis.Redis]:
     client.config_set("maxmemory", 1)
     yield client
     client.config_set("maxmemory", 0)
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """One for a module: its event loop is in the way of tests that need one of their own."""
+    import chromium  # noqa: PLC0415 - only tests of pages pay for it
+
+    with chromium.browser() as browser:
+        yield browser

@@ -48,18 +48,8 @@ def await_workers(children: Sequence[Process], settings: Settings) -> None:
 
 
 def start_flower(port: int, settings: Settings, logs: Path) -> Process:
-    """Flower on loopback, read-only and without results, behind the login of `settings.flower_auth`; port 0 is any free one."""
-    options = {
-        "FLOWER_ADDRESS": "127.0.0.1",
-        "FLOWER_PORT": str(port),
-        "FLOWER_BASIC_AUTH": settings.flower_auth.get_secret_value() if settings.flower_auth else "",
-        "FLOWER_READ_ONLY": "true",
-        "FLOWER_MAX_TASKS": "10000",
-        "FLOWER_TASKS_COLUMNS": "name,uuid,state,result,received,runtime,worker",
-        # Else Flower gives the whole result of any task to whoever knows its id.
-        "CELERY_RESULT_BACKEND": "disabled",
-    }
-    return _start("flower", ["-m", "celery", "-A", "aegis_workers", "flower"], settings, logs, options)
+    """Flower on loopback, behind the login of the settings if they have one; port 0 is any free one."""
+    return _start("flower", ["-m", "aegis_workers.cli", "flower", "--port", str(port)], settings, logs)
 
 
 def start_controller(settings: Settings, logs: Path) -> Process:
@@ -83,6 +73,6 @@ def address(child: Process) -> str:
     return str(_ADDRESS.findall(child.log_text())[0])
 
 
-def _start(name: str, arguments: Sequence[str], settings: Settings, logs: Path, more: Mapping[str, str] | None = None) -> Process:
-    env = environment.of(settings) | {"PYTHONUNBUFFERED": "1"} | dict(more or {})
+def _start(name: str, arguments: Sequence[str], settings: Settings, logs: Path) -> Process:
+    env = environment.of(settings) | {"PYTHONUNBUFFERED": "1"}
     return process.start(name, [sys.executable, *arguments], log=logs / f"{name}.log", env=env)

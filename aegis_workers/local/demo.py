@@ -23,6 +23,7 @@ from aegis_workers.local.system import System
 from aegis_workers.routing import Engine, Mode
 from aegis_workers.settings import Settings
 from aegis_workers.tasks import extract
+from aegis_workers.worker import brokerage
 
 POLL_INTERVAL_S = 0.05
 # A demo that is interrupted does not wait for its calls: nobody will see their results.
@@ -100,7 +101,7 @@ async def _probe(settings: Settings, engine: Engine) -> list[Probe]:
 
 def _extract(running: System, read: Sequence[Document], out: Console) -> list[Line]:
     # This process read its settings before it was known which Redis would be used.
-    app.conf.update(broker_url=running.settings.redis_url, result_backend=running.settings.redis_url)
+    app.conf.update(brokerage.addresses(running.settings))
     if not out.is_terminal:
         return _collect(running, read, lambda line, done: terminal.say(out, f"{done}/{len(read)} {line['custom_id']}"))
     columns = (TextColumn("Extracting"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

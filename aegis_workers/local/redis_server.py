@@ -56,23 +56,26 @@ class RedisServer:
 
 
 @contextmanager
-def running(url: str, *, objection: Callable[[], str | None] = lambda: None) -> Iterator[RedisServer]:
+def running(
+    url: str, *, why_not: Callable[[str], str | None] | None = None, objection: Callable[[], str | None] = lambda: None
+) -> Iterator[RedisServer]:
     """The Redis at `url` if it answers, else a private one, which is stopped at the end and forgotten with all its data.
 
-    `objection` is asked of a Redis that answers: why it must not be used, in words, or None. Raises
-    `ConfigurationError` if there is no Redis to use and none to start, and `ProcessFailed` if one was found and does not start.
+    `why_not` asks it in the place of `unanswered`, where an address alone does not say how it is reached. `objection` is
+    asked of a Redis that answers: why it must not be used, in words, or None. Raises `ConfigurationError` if there is no Redis
+    to use and none to start, and `ProcessFailed` if one was found and does not start.
     """
-    why_not = unanswered(url) or objection()
-    if why_not is None:
+    reason = (why_not or unanswered)(url) or objection()
+    if reason is None:
         yield RedisServer(url=url, origin=f"the one at {without_password(url)}")
         return
     binary = find_binary()
     if binary is None:
-        raise ConfigurationError(_no_redis(url, why_not))
+        raise ConfigurationError(_no_redis(url, reason))
     with tempfile.TemporaryDirectory(prefix="aegis-redis-") as folder:
         child, private_url = _start(binary, Path(folder))
         try:
-            origin = f"{binary.origin}, started privately ({without_password(url)} is not used: {why_not})"
+            origin = f"{binary.origin}, started privately ({without_password(url)} is not used: {reason})"
             yield RedisServer(url=private_url, origin=origin, process=child)
         finally:
             process.stop([child], STOP_GRACE_S)

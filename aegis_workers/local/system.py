@@ -19,6 +19,7 @@ from aegis_workers.local.process import Process, ProcessFailed
 from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
 from aegis_workers.state import connection, keys, scripts, server, workers
+from aegis_workers.worker import flower
 
 SIMULATED_MODEL = "sim"
 # What a child needs to end once its calls have ended.
@@ -62,9 +63,13 @@ def running(settings: Settings, *, simulated: Collection[Engine] = (), in_full: 
     with ExitStack() as stack:
         logs = stack.enter_context(_log_folder())
         found = stack.enter_context(
-            redis_server.running(settings.redis_url, objection=lambda: _objection(settings) if simulated else None)
+            redis_server.running(
+                settings.redis_url,
+                why_not=lambda _: connection.unanswered(settings, within_s=redis_server.PING_TIMEOUT_S),
+                objection=lambda: _objection(settings) if simulated else None,
+            )
         )
-        used = settings.model_copy(update={"redis_url": found.url})
+        used = settings if found.process is None else settings.model_copy(update={"redis_url": found.url, "redis_ca": None})
         stack.enter_context(connection.explained(used))
         _refuse_unfit(used)
         if simulated:
@@ -74,7 +79,7 @@ def running(settings: Settings, *, simulated: Collection[Engine] = (), in_full: 
         staff = stack.enter_context(_group(settings.shutdown_grace_s + STOP_GRACE_S))
         _work(used, logs, staff)
         others = stack.enter_context(_group(settings.shutdown_grace_s + STOP_GRACE_S))
-        flower, admin_url = _complete(used, logs, others) if in_full else (None, None)
+        watcher, admin_url = _complete(used, logs, others) if in_full else (None, None)
         processes = [*([found.process] if found.process else []), *simulators, *staff, *others]
         yield System(
             settings=used,
@@ -82,7 +87,7 @@ def running(settings: Settings, *, simulated: Collection[Engine] = (), in_full: 
             redis=found,
             simulated=simulated,
             processes=processes,
-            flower=flower,
+            flower=watcher,
             admin_url=admin_url,
         )
 
@@ -135,17 +140,17 @@ def _complete(settings: Settings, logs: Path, group: list[Process]) -> tuple[Flo
     """Starts controller, Flower and admin API. Returns when they are ready: where the last two answer."""
     controller = children.start_controller(settings, logs)
     group.append(controller)
-    flower, admin_url = _watch(settings, logs, group), _administer(settings, logs, group)
+    watcher, admin_url = _watch(settings, logs, group), _administer(settings, logs, group)
     children.await_controller(controller)
-    return flower, admin_url
+    return watcher, admin_url
 
 
 def _watch(settings: Settings, logs: Path, group: list[Process]) -> Flower:
     """Starts Flower: on its usual port, or on a free one where that is taken; with a random password if none is set."""
-    auth = settings.flower_auth or SecretStr(f"aegis:{secrets.token_urlsafe(12)}")
-    settings = settings.model_copy(update={"flower_auth": auth})
+    login = flower.login(settings) or f"{flower.USER}:{secrets.token_urlsafe(12)}"
+    settings = settings.model_copy(update={"flower_auth": SecretStr(login)})
     url = _on_a_free_port(group, partial(children.start_flower, settings=settings, logs=logs), children.FLOWER_PORT)
-    return Flower(url=url, auth=auth.get_secret_value())
+    return Flower(url=url, auth=login)
 
 
 def _administer(settings: Settings, logs: Path, group: list[Process]) -> str:

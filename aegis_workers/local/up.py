@@ -10,6 +10,7 @@ from aegis_workers.local.system import System
 from aegis_workers.local.terminal import Told
 from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
+from aegis_workers.worker import flower
 
 CHECK_INTERVAL_S = 0.25
 
@@ -48,8 +49,7 @@ def _supervise(settings: Settings, out: Console, told: Told, *, simulate: bool) 
 
 def _invite(running: System, out: Console) -> None:
     if running.flower is not None:
-        login = "login as in AEGIS_FLOWER_AUTH" if running.settings.flower_auth else f"login {running.flower.auth}"
-        terminal.say(out, f"Flower: {running.flower.url} ({login})")
+        terminal.say(out, f"Flower: {running.flower.url} ({_login(running)})")
     if running.admin_url is not None:
         asked = "the token of AEGIS_ADMIN_TOKEN" if running.settings.admin_token else "no token, this host only"
         terminal.say(out, f"Admin API: {running.admin_url} ({asked})")
@@ -60,3 +60,12 @@ def _invite(running: System, out: Console) -> None:
     if led := [engine.label for engine in Engine if running.settings.driver(engine) != "external"]:
         terminal.say(out, f"Engines: {' and '.join(led)} outlive this; the next controller goes on with what it finds.")
     terminal.say(out, "Ready. Ctrl-C stops everything.")
+
+
+def _login(running: System) -> str:
+    """Who may look at Flower; a password only where it was made for this run."""
+    if running.settings.flower_auth is not None:
+        return "login as in AEGIS_FLOWER_AUTH"
+    if running.settings.admin_token is not None:
+        return f"login {flower.USER} and the token of AEGIS_ADMIN_TOKEN"
+    return f"login {running.flower.auth}" if running.flower else ""

@@ -119,6 +119,27 @@ def test_a_profile_chooses_several_defaults_and_each_can_be_overridden(monkeypat
     assert shown()["AEGIS_VLLM_ON_DEMAND"] == ("False", Origin.ENVIRONMENT)
 
 
+@pytest.mark.parametrize("profile", Profile)
+def test_of_every_value_that_a_profile_chooses_it_is_shown_and_what_is_set_wins(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEPLOYMENT_PROFILE", profile)
+    chosen = {alias: str(value) for alias, value in profiles.CHOSEN[profile].items()}
+    assert {alias: shown()[alias] for alias in chosen} == {alias: (value, Origin.PROFILE) for alias, value in chosen.items()}
+    others = {
+        "LLM_ENGINE_MODE": "vllm" if chosen["LLM_ENGINE_MODE"] == "ollama" else "ollama",
+        "AEGIS_FALLBACK": "hold",
+        "AEGIS_DRAIN_THEN": "close" if chosen["AEGIS_DRAIN_THEN"] == "wait" else "wait",
+        "AEGIS_VLLM_DRIVER": "docker",
+        "AEGIS_OLLAMA_DRIVER": "ollama",
+        "AEGIS_VLLM_ON_DEMAND": str(chosen["AEGIS_VLLM_ON_DEMAND"] == "False"),
+    }
+    monkeypatch.setenv("AEGIS_VLLM_CONTAINER", "vllm")
+    for alias, value in others.items():
+        monkeypatch.setenv(alias, value)
+    assert {alias: shown()[alias] for alias in chosen} == {alias: (value, Origin.ENVIRONMENT) for alias, value in others.items()}
+
+
 def test_a_profile_given_in_code_chooses_too_and_a_value_given_there_wins() -> None:
     assert Settings(_env_file=None, deployment_profile="chat_only").llm_engine_mode is Mode.OLLAMA
     assert Settings(_env_file=None, deployment_profile="chat_only", llm_engine_mode="vllm").llm_engine_mode is Mode.VLLM
@@ -128,7 +149,8 @@ def test_a_reason_names_what_chose_a_value(tmp_path: Path, monkeypatch: pytest.M
     assert origins.chosen_by(load(), "LLM_ENGINE_MODE") == "default"
     monkeypatch.setenv("DEPLOYMENT_PROFILE", "chat_only")
     assert origins.chosen_by(load(), "LLM_ENGINE_MODE") == "PROFILE=chat_only"
-    assert origins.chosen_by(load(), "AEGIS_VLLM_ON_DEMAND") == "default"
+    assert origins.chosen_by(load(), "AEGIS_VLLM_ON_DEMAND") == "PROFILE=chat_only"
+    assert origins.chosen_by(load(), "AEGIS_DRAIN_S") == "default"
     (tmp_path / ".env").write_text("LLM_ENGINE_MODE=vllm\n")
     assert origins.chosen_by(load(), "LLM_ENGINE_MODE") == "LLM_ENGINE_MODE"
     monkeypatch.setenv("AEGIS_VLLM_ON_DEMAND", "true")

@@ -141,11 +141,20 @@ def test_engine_tests_that_are_left_out_say_so_in_capitals_at_the_end(
     assert engines(AEGIS_TEST_NO_VLLM="0").returncode == 1
 
 
+def test_container_tests_that_are_left_out_say_so_in_capitals_at_the_end(tools: Path) -> None:
+    environment = {**os.environ, "PATH": str(tools)}
+    ended = subprocess.run([ROOT / "scripts/test-containers"], capture_output=True, text=True, check=True, env=environment)
+    [line] = ended.stdout.splitlines()
+    assert line == line.upper()
+    assert line.endswith("THE CONTAINER TESTS WERE NOT RUN.")
+
+
 SCRIPTS = (
     "scripts/install",
     "scripts/demo",
     "scripts/test",
     "scripts/test-engines",
+    "scripts/test-containers",
     "scripts/check",
     "scripts/gold",
     "scripts/lock",

@@ -11,6 +11,8 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 # A block, and the block of plain text that follows at once: what the first one prints.
 _FENCED = re.compile(r"^```(\w+)\n(.*?)^```\n(?:\n^```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 
+_HEADING = re.compile(r"^#{2,3} (.+)$", re.MULTILINE)
+
 # What differs from run to run and from machine to machine: ports, durations, a Redis of one's own, counts of tests, speeds.
 _VOLATILE: Mapping[str, str] = {
     r"^Redis: .*": "Redis: …",
@@ -24,8 +26,9 @@ _VOLATILE: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A fenced block that stands at `line`; `output` is None where the README does not say what it prints."""
+    """A fenced block that stands at `line` below a heading; `output` is None where the README does not say what it prints."""
 
+    section: str
     language: str
     text: str
     output: str | None
@@ -36,7 +39,8 @@ def blocks() -> Iterator[Block]:
     """Every fenced block, in its order; outputs belong to the block before them."""
     for match in _FENCED.finditer(TEXT):
         language, text, output = match.groups()
-        yield Block(language=language, text=text, output=output, line=TEXT.count("\n", 0, match.start()) + 1)
+        section = ["", *_HEADING.findall(TEXT, 0, match.start())][-1]
+        yield Block(section=section, language=language, text=text, output=output, line=TEXT.count("\n", 0, match.start()) + 1)
 
 
 def shows(printed: str, said: str) -> bool:

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,14 @@ from aegis_workers.worker.door import Door
 
 COLUMNS = {TaskType.EXTRACTION: 1, TaskType.CHAT: 2, TaskType.GENERATION: 2}
 # What profiles choose, in the order of the table's columns.
-CHOICES = ("LLM_ENGINE_MODE", "AEGIS_VLLM_ON_DEMAND")
+CHOICES = (
+    "LLM_ENGINE_MODE",
+    "AEGIS_FALLBACK",
+    "AEGIS_DRAIN_THEN",
+    "AEGIS_VLLM_DRIVER",
+    "AEGIS_OLLAMA_DRIVER",
+    "AEGIS_VLLM_ON_DEMAND",
+)
 # An engine is not configured, configured and down, or up.
 CONDITIONS = (EngineView(configured=False), EngineView(configured=True), EngineView(configured=True, up=True))
 
@@ -77,14 +84,13 @@ def test_the_table_of_settings_has_every_setting_with_its_default_and_in_its_ord
 
 
 def test_the_table_of_profiles_is_the_one_in_force() -> None:
-    rows = readme.table("profile", "mode", "vLLM on demand", "meant for")
-    said = {readme.words(profile)[0]: (readme.words(mode), readme.words(on_demand)) for profile, mode, on_demand, _ in rows}
-    assert said == {profile.value: tuple(_said(chosen, name) for name in CHOICES) for profile, chosen in profiles.CHOSEN.items()}
-    assert {name for chosen in profiles.CHOSEN.values() for name in chosen} == set(CHOICES)
-
-
-def _said(chosen: Mapping[str, Any], name: str) -> list[str]:
-    return [str(chosen[name]).lower()] if name in chosen else []
+    columns = ("mode", "fallback", "after the drain", "vLLM driver", "Ollama driver", "vLLM on demand")
+    rows = readme.table("profile", *columns, "meant for")
+    said = {readme.words(name)[0]: [word for cell in cells for word in readme.words(cell)] for name, *cells, _ in rows}
+    in_force = {
+        profile.value: {name: str(value).lower() for name, value in chosen.items()} for profile, chosen in profiles.CHOSEN.items()
+    }
+    assert {profile: dict(zip(CHOICES, values, strict=True)) for profile, values in said.items()} == in_force
 
 
 def test_the_example_of_a_file_of_settings_names_settings_and_can_be_read(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from aegis_workers.local.process import Process
 from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
 from aegis_workers.state import connection, keys
+from aegis_workers.worker import brokerage
 
 NO_REDIS = "redis://127.0.0.1:1/0"  # nobody listens there: a private one is started
 WITHIN_S = 20.0
@@ -166,6 +167,15 @@ class Installation:
         return answer
 
 
+def bare_producer(settings: Settings) -> Celery:
+    """An application that knows nothing of this package but names, for the Redis of these settings."""
+    address, options = settings.redis_address, brokerage.options(settings)
+    made = Celery("producer", broker=address.for_kombu, backend=address.for_kombu)
+    made.conf.broker_transport_options = made.conf.result_backend_transport_options = options
+    made.conf.redis_backend_use_ssl = brokerage.addresses(settings)["redis_backend_use_ssl"]
+    return made
+
+
 def forget_results(app: Celery) -> None:
     """Close an application; results of it that are collected later no longer look for its Redis, which is gone by then."""
     awaited = app.backend.result_consumer
@@ -189,24 +199,30 @@ def installed(
     ollama: Sequence[str] = (),
     await_engines: bool = True,
     simulated: Sequence[Engine] = tuple(Engine),
+    access: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Iterator[Installation]:
     """An installation with workers for `queues`, simulators with these options, and `settings` by their field names.
 
-    Engines that are not `simulated` here are others' to start, at addresses in the settings.
+    Engines that are not `simulated` here are others' to start, at addresses in the settings. `access`: the settings of a Redis
+    that is there; without it a private one is started.
     """
     with ExitStack() as stack:
-        server = stack.enter_context(redis_server.running(NO_REDIS))
-        base = Settings(_env_file=None, redis_url=server.url)
+        if access is None:
+            server = stack.enter_context(redis_server.running(NO_REDIS))
+            access = {"redis_url": server.url}
+        else:
+            server = redis_server.RedisServer(url=access["redis_url"], origin="given")
+        base = Settings(_env_file=None, **access)
         options = {Engine.VLLM: vllm, Engine.OLLAMA: ollama}
         simulators = {engine: start_simulator(engine, base, logs, options[engine]) for engine in simulated}
         stack.callback(lambda: process.stop(list(simulators.values()), 5))
-        used: dict[str, Any] = {"redis_url": server.url, "probe_interval_s": 0.5, "shutdown_grace_s": 2.0}
+        used: dict[str, Any] = {**access, "probe_interval_s": 0.5, "shutdown_grace_s": 2.0}
         for engine, simulator in simulators.items():
             used |= {f"{engine}_url": (children.address(simulator),), f"{engine}_model": "sim"}
         chosen = Settings(_env_file=None, **(used | settings))
         client = stack.enter_context(connection.open_sync(chosen))
-        producer = Celery("producer", broker=server.url, backend=server.url)
+        producer = bare_producer(chosen)
         stack.callback(forget_results, producer)
         place = Installation(
             settings=chosen,

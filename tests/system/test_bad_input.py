@@ -53,7 +53,7 @@ REFUSED: Mapping[str, tuple[str, dict[str, Any], str]] = {
     "an unknown mode": ("set_engine_mode", {"mode": "turbo"}, "unknown engine mode 'turbo': choose vllm, ollama, auto"),
     "a mode that is a number": ("set_engine_mode", {"mode": 5}, "unknown engine mode (int): choose vllm, ollama, auto"),
     "no mode": ("set_engine_mode", {"mode": None}, "unknown engine mode (NoneType): choose vllm, ollama, auto"),
-    "a later version": ("chat", {"messages": HELLO, "version": 2}, "is not known here: this worker reads versions 1 to 1"),
+    "no version at all": ("chat", {"messages": HELLO, "version": 0}, "is not known here: this worker reads versions 1 to 1"),
     "a version that is text": ("extract", {"text": GOOD, "version": "1"}, "is not known here: this worker reads versions 1 to 1"),
     "no items": ("extract_batch", {"items": []}, "items must be a list"),
     "too many items": ("extract_batch", {"items": [{"custom_id": str(n), "text": GOOD} for n in range(33)]}, "send up to 32"),

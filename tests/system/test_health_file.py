@@ -13,7 +13,7 @@ import broken_workers
 import pytest
 from installation import Installation, eventually, installed
 
-from aegis_workers.local import environment
+from aegis_workers.local import children, environment, process
 from aegis_workers.routing import Engine
 
 
@@ -55,6 +55,28 @@ def test_a_worker_shows_its_calls_and_that_it_is_stopping(tmp_path: Path) -> Non
         found = eventually(lambda: (health := said(place))["stopping"] and health)
         assert (found["live"], found["ready"], found["reason"]) == (True, False, "it is stopping")
         assert place.workers[0].popen.wait(15) == 0
+
+
+@pytest.mark.timeout(120)  # a leader holds on for 10 s
+def test_a_controller_is_ready_when_it_leads_and_says_when_redis_does_not_answer(tmp_path: Path) -> None:
+    folder = tmp_path / "health"
+    with installed(tmp_path, await_engines=False, simulated=(), health_dir=folder, data_dir=tmp_path / "data") as place:
+        controller = children.start_controller(place.settings, tmp_path)
+        try:
+            eventually(lambda: place.cli("health", "controller").returncode == 0)
+            server = place.server.process
+            assert server is not None
+            server.popen.send_signal(signal.SIGSTOP)
+            try:
+                eventually(lambda: place.cli("health", "controller").returncode == 1, within_s=40)
+                assert "Redis does not answer" in place.cli("health", "controller").stdout
+                assert place.cli("health", "controller", "--live").returncode == 0
+            finally:
+                server.popen.send_signal(signal.SIGCONT)
+            eventually(lambda: place.cli("health", "controller").returncode == 0, within_s=40)
+        finally:
+            process.stop([controller], 10)
+        assert list(folder.iterdir()) == []
 
 
 def test_a_killed_worker_is_not_well_although_its_file_said_so(tmp_path: Path) -> None:
