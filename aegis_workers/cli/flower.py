@@ -6,17 +6,15 @@ from aegis_workers.errors import ConfigurationError
 
 
 @click.command()
-@click.option("--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: 127.0.0.1, or FLOWER_ADDRESS]")
 @click.option(
     "--port",
     metavar="PORT",
     type=click.IntRange(0, 65535),
-    default=5555,
-    show_default=True,
-    help="Port to listen on; 0 takes a free one.",
+    help="Port to listen on; 0 takes a free one.  [default: 5555, or FLOWER_PORT]",
 )
 @click.pass_context
-def flower(ctx: click.Context, host: str, port: int) -> None:
+def flower(ctx: click.Context, host: str | None, port: int | None) -> None:
     """Watch tasks, workers and queues on a page.
 
     Who looks brings the login of AEGIS_FLOWER_AUTH, or the user aegis with AEGIS_ADMIN_TOKEN; where neither is set Flower serves
@@ -28,6 +26,9 @@ def flower(ctx: click.Context, host: str, port: int) -> None:
 
     settings_module.load()  # so that a bad one is said in our words
     try:
-        ctx.exit(app.start(["flower", f"--address={host}", f"--port={port}"]) or 0)
+        chosen = {"address": host, "port": port}
+        ctx.exit(app.start(["flower", *(f"--{name}={value}" for name, value in chosen.items() if value is not None)]) or 0)
     except OSError as error:
-        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        raise ConfigurationError(
+            f"Flower cannot listen there: {error.strerror or error}; choose another --host or --port"
+        ) from None

@@ -31,7 +31,7 @@ LONG_RUNNING: Mapping[str, str] = {
     "aegis-workers simulate": "http://127.0.0.1:",
     "celery -A aegis_workers worker": " ready.",
     "aegis-workers controller": "controller.leads",
-    "CELERY_RESULT_BACKEND=disabled celery -A aegis_workers flower": "http://127.0.0.1:",
+    "aegis-workers flower": "http://127.0.0.1:",
 }
 # Its commands need Docker: scripts/test-containers follows them.
 CONTAINERS = "Containers"
