@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
-from fastapi import APIRouter
-from fastapi.responses import PlainTextResponse
+from fastapi import APIRouter, Response
 from prometheus_client import generate_latest
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
@@ -29,19 +29,19 @@ log = structlog.get_logger(__name__)
 _LOOK_S = 4.0
 
 
-class _Text(PlainTextResponse):
-    media_type = "text/plain; version=0.0.4"
+_TYPE = "text/plain; version=0.0.4"
+_TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {_TYPE: {"schema": {"type": "string"}}}, "description": "Metrics."}}
 
 
 def router(settings: Settings) -> APIRouter:
     """The route for these settings."""
-    routes = APIRouter(tags=["metrics"], responses={status: failures.RESPONSES[status] for status in (401, 403)})
+    routes = APIRouter(tags=["metrics"], responses={**_TEXT, **{status: failures.RESPONSES[status] for status in (401, 403)}})
     scrape = Scrape(settings)
 
-    @routes.get("/metrics", summary="Show the metrics of the system", response_class=_Text)
-    async def metrics() -> _Text:
+    @routes.get("/metrics", summary="Show the metrics of the system", response_class=Response)
+    async def metrics() -> Response:
         """For Prometheus. With Redis or the data folder away, `aegis_redis_up` or `aegis_data_folder_up` is 0."""
-        return _Text(await scrape.text())
+        return Response(await scrape.text(), media_type=_TYPE)
 
     return routes
 

@@ -202,7 +202,7 @@ def test_flower_takes_a_free_port_where_its_usual_one_is_taken(tmp_path: Path, m
 @linux
 def test_a_redis_that_answers_is_used_and_left_as_it_was(tmp_path: Path) -> None:
     nobody = f"redis://127.0.0.1:{process.free_port()}/0"
-    with redis_server.running(nobody) as server, redis.Redis.from_url(server.url) as client:
+    with redis_server.running(nobody) as server, redis.Redis.from_url(server.url, decode_responses=True) as client:
         with up(tmp_path, server.url) as running:
             assert "Redis: the one at" in running.said
             assert {worker.queue for worker in workers.read_all(client)} == {"extraction", "chat", "control"}

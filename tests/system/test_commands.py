@@ -113,7 +113,8 @@ def test_doctor_finds_nothing_missing_and_ends_with_0(place: Installation) -> No
     assert told.returncode == 0, told.stdout
     findings = json.loads(told.stdout)["findings"]
     levels = {finding["what"]: finding["level"] for finding in findings}
-    assert levels == dict.fromkeys(("Redis version", "Redis eviction", "Redis persistence", "vLLM", "Ollama"), "ok")
+    redis, engines = ("Redis version", "Redis eviction", "Redis persistence"), ("vLLM", "Ollama")
+    assert levels == dict.fromkeys((*redis, *engines, "Memory", *(f"{engine} driver" for engine in engines)), "ok")
     [vllm] = [finding["detail"] for finding in findings if finding["what"] == "vLLM"]
     assert vllm == f"{place.settings.urls(Engine.VLLM)[0]} ready: version 0.32.0, model sim loaded"
 
