@@ -194,7 +194,9 @@ def test_the_controller_starts_and_stops_the_container_of_vllm_where_it_may(syst
     driven = "docker-compose -f compose.yaml -f compose.docker-driver.yaml up -d --no-deps controller"
     group = system.type("stat -c %g /var/run/docker.sock").strip()
     settings = {"DOCKER_GID": group, "AEGIS_VLLM_CONTAINER": name}
-    system.type(f"echo AEGIS_VLLM_URL=http://started:8000 >> .env; {driven}", **settings)
+    # The memory gate holds here too, and this host need not have what a real engine takes.
+    changes = "AEGIS_VLLM_URL=http://started:8000\nAEGIS_VLLM_MEMORY_GB=0.5\n"
+    system.type(f"printf '{changes}' >> .env; {driven}", **settings)
     mode = ("exec", "-T", "admin", "aegis-workers", "mode", "set")
     system.compose(*mode, "vllm", "--wait", "60")
     assert state(name)["Running"]
