@@ -96,7 +96,7 @@ def celery_broker(celery_redis_broker: RedisTestBroker) -> CeleryTestBroker:
 def celery_broker_cluster_config(celery_broker_cluster: CeleryBrokerCluster) -> dict[str, Any]:
     """Where tests run in a container themselves, another one's port is not on localhost, as pytest-celery has it."""
     reached = [node.container.get_addr("6379/tcp") for node in celery_broker_cluster]
-    return celery_broker_cluster.config() | {"host_urls": [f"redis://{host}:{port}/0" for host, port in reached]}
+    return {**celery_broker_cluster.config(), "host_urls": [f"redis://{host}:{port}/0" for host, port in reached]}
 
 
 @pytest.fixture
