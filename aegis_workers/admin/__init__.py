@@ -1,1 +1,1 @@
-"""The admin API: bulk jobs over HTTP, in the form that clients of OpenAI's batches know."""
+"""The admin API: the system and its mode, a page that shows them, metrics, and bulk jobs in the form of OpenAI's batches."""

@@ -1,4 +1,4 @@
-"""`admin`: jobs over HTTP."""
+"""`admin`: the system over HTTP."""
 
 import click
 
@@ -14,7 +14,7 @@ import click
     help="Port to listen on; 0 takes a free one.",
 )
 def admin(host: str, port: int) -> None:
-    """Serve jobs over HTTP, in the form of OpenAI's batches.
+    """Serve the page for operators, the admin API, and jobs in the form of OpenAI's batches.
 
     It needs AEGIS_DATA_DIR, so it runs on the controller's host. Callers bring AEGIS_ADMIN_TOKEN as a bearer token; where none is
     set it serves this host only.
