@@ -75,7 +75,7 @@ def run(settings: Settings, host: str, port: int) -> None:
             f"without a token the admin API listens on loopback only, not on {host}: set AEGIS_ADMIN_TOKEN, or --host 127.0.0.1"
         )
     logs.set_up(settings)
-    with LocalDesk(settings, redis_within_s=reach.WITHIN_S) as desk, _listening(family, address, port) as listener:
+    with LocalDesk(settings, redis_within_s=reach.WITHIN_S) as desk, listening(family, address, port) as listener:
         sys.stdout.write(f"Admin API on {_url(listener)}\n")
         sys.stdout.flush()
         asyncio.run(server(settings, desk).serve(sockets=[listener]))
@@ -117,11 +117,16 @@ def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, str]:
     return family, str(address[0])
 
 
-def _listening(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+def listening(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises `ConfigurationError`."""
     try:
-        return socket.create_server((address, port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((address, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise ConfigurationError(f"cannot listen on {address}:{port}: {os.strerror(error.errno or 0)}") from None
+    # Connections inherit this, and asyncio does not set it where the socket was made without naming its protocol: a body, which
+    # follows its head as a packet of its own, would then wait for the client's acknowledgement, which comes after 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _url(listener: socket.socket) -> str:

@@ -70,7 +70,10 @@ def chosen(folder: Path, *, token: str | None = TOKEN, redis_url: str = NO_REDIS
 @contextmanager
 def serving(settings: Settings, desk: Desk | None = None) -> Iterator[AdminPlace]:
     """An admin API in a thread, which starts at once; it ends with the block."""
-    with LocalDesk(settings, redis_within_s=reach.WITHIN_S) as local, socket.create_server(("127.0.0.1", 0)) as listener:
+    with (
+        LocalDesk(settings, redis_within_s=reach.WITHIN_S) as local,
+        serving_module.listening(socket.AF_INET, "127.0.0.1", 0) as listener,
+    ):
         server = serving_module.server(settings, desk or local)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
