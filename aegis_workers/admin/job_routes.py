@@ -1,6 +1,6 @@
 """`/api/v1/admin/jobs`: bulk jobs as an operator looks at them, beside the batches of OpenAI's form."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -19,6 +19,8 @@ from aegis_workers.overview.job_rows import JobRow
 
 log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/api/v1/admin/jobs", tags=["jobs"], responses={**failures.RESPONSES})
+
+_STEERED = {**failures.UNKNOWN, **failures.FULL}
 
 
 class Jobs(BaseModel):
@@ -78,31 +80,32 @@ def show(job_id: str, here: Here) -> Job:
         return _job(here.desk.find(job_id))
 
 
-@router.post("/{job_id}/cancel", summary="Cancel a job", responses={**failures.UNKNOWN, **failures.FULL})
+@router.post("/{job_id}/cancel", summary="Cancel a job", responses=_STEERED)
 def cancel(job_id: str, here: Here) -> Job:
     """Calls in flight are closed at the engine; lines that are there stay. One that ends already stays as it is."""
-    with _known():
-        view = here.desk.cancel(job_id)
-    log.info("job.cancelled", job=job_id, source="api")
-    return _job(view)
+    return _steered(here.desk.cancel, job_id, "job.cancelled")
 
 
-@router.post("/{job_id}/resume", summary="Go on with a job that stopped", responses={**failures.UNKNOWN, **failures.FULL})
+@router.post("/{job_id}/resume", summary="Go on with a job that stopped", responses=_STEERED)
 def resume(job_id: str, here: Here) -> Job:
     """For one that stopped because too many of its items failed."""
-    with _known():
-        view = here.desk.resume(job_id)
-    log.info("job.resumed", job=job_id, source="api")
-    return _job(view)
+    return _steered(here.desk.resume, job_id, "job.resumed")
 
 
-@router.post("/{job_id}/retry", summary="Retry what failed", responses={**failures.UNKNOWN, **failures.FULL})
+@router.post("/{job_id}/retry", summary="Retry what failed", responses=_STEERED)
 def retry(job_id: str, here: Here) -> Job:
     """The new job, of the items that did not end `ok` or `empty`; the old one's results then show each item's latest line."""
     with _known():
         child = here.desk.retry(job_id)
         log.info("job.retried", job=job_id, child=child, source="api")
         return _job(here.desk.find(child))
+
+
+def _steered(steer: Callable[[str], View], job_id: str, event: str) -> Job:
+    with _known():
+        view = steer(job_id)
+    log.info(event, job=job_id, source="api")
+    return _job(view)
 
 
 def _job(view: View) -> Job:

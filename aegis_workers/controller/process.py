@@ -5,12 +5,12 @@ import os
 import platform
 import resource
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 
 import structlog
 
-from aegis_workers.controller import equipment
-from aegis_workers.controller.bulletin import Bulletin
+from aegis_workers.controller import condition, equipment
 from aegis_workers.controller.engines import Engines
 from aegis_workers.controller.reign import Reign
 from aegis_workers.errors import ConfigurationError
@@ -21,6 +21,7 @@ from aegis_workers.settings import Settings
 from aegis_workers.state import connection
 from aegis_workers.state.leader import Leadership
 from aegis_workers.worker import health
+from aegis_workers.worker.bulletin import Bulletin
 
 log = structlog.get_logger(__name__)
 
@@ -51,13 +52,18 @@ async def _run(settings: Settings) -> int:
                 await _first(Overseer(client, settings, token).run, Engines(client, settings, token, found).run)
 
         reign = Reign(leadership, serve)
-        bulletins = () if settings.health_dir is None else (Bulletin(settings.health_dir, reign),)
         try:
-            await _first(told.wait, reign.run, *(bulletin.run for bulletin in bulletins))
+            await _first(told.wait, reign.run, *_bulletins(settings, reign))
         except Exception as error:  # whatever it is: a supervisor starts the process anew
             log.critical("controller.died", error=type(error).__name__, exc_info=True)
             return 1
     return 0
+
+
+def _bulletins(settings: Settings, reign: Reign) -> Iterator[Callable[[], Awaitable[object]]]:
+    """What writes the health file, where one is to be written."""
+    if settings.health_dir is not None:
+        yield Bulletin(settings.health_dir, condition.NODE, partial(condition.take, reign)).run
 
 
 async def _first(*works: Callable[[], Awaitable[object]]) -> None:

@@ -8,28 +8,26 @@ under way however many wait.
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import assert_never
 
 from redis.exceptions import RedisError
 
-from aegis_workers import telemetry
 from aegis_workers.dispatch import running
 from aegis_workers.dispatch.delivery import CallId
 from aegis_workers.dispatch.fleet import Fleet, not_up
 from aegis_workers.dispatch.flights import Flights
 from aegis_workers.dispatch.lines import Admitted, Awaited, Line, Place, Waiter
+from aegis_workers.dispatch.queueing import Lines
 from aegis_workers.dispatch.returns import Returns
-from aegis_workers.dispatch.turn import Ledger, Turn
-from aegis_workers.errors import ConfigurationError, WaitedTooLong, WorkerStopping
+from aegis_workers.dispatch.turn import Ledger, Turn, exchanged
+from aegis_workers.errors import ConfigurationError, WorkerStopping
 from aegis_workers.routing import Decision, Engine, Lane, Refuse, Run, TaskType, Wait, lane
 from aegis_workers.state.cached import Cached
 from aegis_workers.state.engine_status import Statuses
 from aegis_workers.state.mode import ModeReading
 from aegis_workers.state.slots import REFRESH_S, Exchange, Give, Outcome, Refusal
-from aegis_workers.telemetry import CallAdmitted, SlotsExchanged
 
 # Calls that wait for an engine look again this often even if nothing told them to.
 _LOOK_AGAIN_S = 1.0
@@ -66,10 +64,10 @@ class Admission:
         self._ledger = ledger
         self._longest_wait_s = longest_wait_s
         self._is_alive = is_alive
-        self._lines: dict[Place, Line] = {(lane, only): Line() for lane in Lane for only in (None, *Engine)}
+        self._lines = Lines()
         self._flights = Flights()
         self._changed = asyncio.Event()
-        self._returns = Returns(self._changed.set, lambda: any(line.is_full for line in self._lines.values()))
+        self._returns = Returns(self._changed.set, lambda: self._lines.is_full)
         self._refresh_at = 0.0
         self._closed = False
         self._load = 0
@@ -97,7 +95,7 @@ class Admission:
         admitted = asyncio.get_running_loop().create_future()
         task, since = running.current(), time.monotonic()
         waiter = Waiter(task_type=task_type, call=call, task=task, since=since, admitted=admitted)
-        self._lines[waiter.place].waiters.append(waiter)
+        self._lines.join(waiter)
         self._changed.set()
         try:
             return await waiter.admitted
@@ -119,8 +117,7 @@ class Admission:
     def close(self) -> None:
         """Admit nobody any more; every call that waits ends with `WorkerStopping`."""
         self._closed = True
-        for line in self._lines.values():
-            line.fail_all(WorkerStopping("the worker is stopping"))
+        self._lines.fail_all(WorkerStopping("the worker is stopping"))
 
     @property
     def load(self) -> int:
@@ -135,18 +132,12 @@ class Admission:
     @property
     def waiting(self) -> Mapping[str, int]:
         """Calls of this process that wait, by what they wait for."""
-        counts: Counter[str] = Counter()
-        for line in self._lines.values():
-            counts[line.reason] += sum(1 for _ in line.head())
-        return dict(+counts)
+        return self._lines.reasons
 
     @property
     def awaited(self) -> Mapping[tuple[Lane, Awaited], int]:
         """The same by lane and in words that can be counted by; may be read from any thread."""
-        counts: Counter[tuple[Lane, Awaited]] = Counter()
-        for (waiting, _), line in self._lines.items():
-            counts[waiting, line.awaited] += sum(1 for waiter in tuple(line.waiters) if not waiter.admitted.done())
-        return counts
+        return self._lines.awaited
 
     def waits_for(self, task_type: TaskType, only: Engine | None = None) -> str:
         """What calls of this type wait for now, in words."""
@@ -160,7 +151,7 @@ class Admission:
                     async with asyncio.timeout(self._idle_s()):
                         await self._changed.wait()
                 except TimeoutError:
-                    if any(line.waits_for_engine for line in self._lines.values()):
+                    if self._lines.waits_for_engine:
                         self._statuses.drop()
                 self._changed.clear()
                 self._returns.woken()
@@ -171,7 +162,7 @@ class Admission:
                     await self._return_all()
 
     def _idle_s(self) -> float | None:
-        times = [line.look_again_s for line in self._lines.values() if not line.is_empty()]
+        times = [line.look_again_s for line in self._lines if not line.is_empty()]
         if self._flights:
             times.append(max(0.0, self._refresh_at - time.monotonic()))
         if self._returns:
@@ -183,7 +174,7 @@ class Admission:
             await self._refresh()
             await self._admit()
         except (RedisError, OSError) as error:
-            for line in self._lines.values():
+            for line in self._lines:
                 line.waits(Awaited.REDIS, f"waits for Redis, which does not answer: {error!r}", _REDIS_AGAIN_S)
 
     async def _refresh(self) -> None:
@@ -197,22 +188,18 @@ class Admission:
         self._refresh_at = time.monotonic() + REFRESH_S
 
     async def _admit(self) -> None:
-        self._put_back_the_longest()
+        if self._longest_wait_s is not None:
+            self._lines.fail_older(time.monotonic() - self._longest_wait_s)
         turn = Turn((await self._mode.read()).value, (await self._statuses.read()).value)
         self._flights.make_way(turn.statuses)
         # From here to the exchange there is no await: it is asked for by what has been read.
-        for line in self._lines.values():
+        for line in self._lines:
             if self._is_alive():
                 self._ask(line, turn)
             else:
                 line.waits(Awaited.LIVENESS, "waits for Redis to know again that this worker lives", _REDIS_AGAIN_S)
         for engine in Engine:
             await self._exchange(engine, turn)
-
-    def _put_back_the_longest(self) -> None:
-        if self._longest_wait_s is not None:
-            for line in self._lines.values():
-                line.fail_older(time.monotonic() - self._longest_wait_s, WaitedTooLong(line.reason))
 
     def _ask(self, line: Line, turn: Turn) -> None:
         """Notes for which engine the head of the line asks, and ends those that no engine will ever serve."""
@@ -247,7 +234,7 @@ class Admission:
             wants=[waiter.want() for waiter, _ in asking],
         )
         try:
-            outcome = await self._told(asked)
+            outcome = await exchanged(self._ledger, asked)
         except BaseException:
             # Redis may have done it: giving back twice does no harm, and who asks again is given what it has.
             self._returns.put_back(engine, asked.gives)
@@ -260,14 +247,6 @@ class Admission:
             if place[0] in outcome.refusals:
                 self._note_refusal(place, outcome.refusals[place[0]], engine, turn)
         self._returns.hurry(engine)
-
-    async def _told(self, asked: Exchange) -> Outcome:
-        """What the ledger answers; how long it took is told of."""
-        began = time.monotonic()
-        outcome = await self._ledger.exchange(asked)
-        took_s = time.monotonic() - began
-        telemetry.tell(SlotsExchanged(engine=asked.engine, took_s=took_s, refusals=outcome.refusals.values()))
-        return outcome
 
     def _take(self, asking: Sequence[tuple[Waiter, Run]], asked: Exchange, outcome: Outcome) -> None:
         by_url = {client.url: client for client in self._fleet.clients[asked.engine]}
@@ -287,8 +266,7 @@ class Admission:
                 if waiter.admitted.done():
                     self._give_back(admitted)
                 else:
-                    waiter.admitted.set_result(admitted)
-                    _tell_admitted(waiter, admitted)
+                    waiter.admit(admitted)
             elif call_id in outcome.cancelled:
                 waiter.fail(running.revoked(outcome.cancelled[call_id]))
         for served in {waiter.place for waiter, _ in asking if waiter.lane not in outcome.refusals}:
@@ -322,8 +300,3 @@ class Admission:
         turn = Turn((await self._mode.read()).value, (await self._statuses.read()).value)
         for engine in Engine:
             await self._exchange(engine, turn)
-
-
-def _tell_admitted(waiter: Waiter, admitted: Admitted) -> None:
-    waited_s = time.monotonic() - waiter.since
-    telemetry.tell(CallAdmitted(task_type=waiter.task_type, engine=admitted.engine, because=admitted.because, waited_s=waited_s))

@@ -1,6 +1,7 @@
 """Calls that wait for their task boundary, in order."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -8,12 +9,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
 
+from aegis_workers import telemetry
 from aegis_workers.dispatch.delivery import CallId
 from aegis_workers.dispatch.running import Running
 from aegis_workers.engines.base import EngineClient
 from aegis_workers.errors import AegisError
 from aegis_workers.routing import Because, Engine, Lane, Mode, TaskType, lane
 from aegis_workers.state.slots import Ended, Want
+from aegis_workers.telemetry import CallAdmitted
 
 # A line is for one lane, and for one engine where its calls may go nowhere else: who waits for it holds up nobody who does not.
 Place = tuple[Lane, Engine | None]
@@ -91,6 +94,14 @@ class Waiter:
         again = self.call.again or self.asked_in_vain
         begun = self.task.has_begun
         return Want(call_id=str(self.call), task_id=self.call.task_id, lane=self.lane, again=again, begun=begun)
+
+    def admit(self, admitted: Admitted) -> None:
+        """End its waiting well. How long it waited is told of."""
+        self.admitted.set_result(admitted)
+        waited_s = time.monotonic() - self.since
+        telemetry.tell(
+            CallAdmitted(task_type=self.task_type, engine=admitted.engine, because=admitted.because, waited_s=waited_s)
+        )
 
     def fail(self, error: AegisError) -> None:
         """End its waiting, unless it is gone of itself."""

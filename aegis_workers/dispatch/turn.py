@@ -1,14 +1,17 @@
 """One turn of the pump that admits calls: what was read for it, and who asks for which engine because of that."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from aegis_workers import telemetry
 from aegis_workers.dispatch.lines import Waiter
 from aegis_workers.routing import Decision, Engine, Lane, Run, TaskType
 from aegis_workers.state.engine_status import Statuses
 from aegis_workers.state.mode import ModeReading
 from aegis_workers.state.slots import Exchange, Held, Outcome
+from aegis_workers.telemetry import SlotsExchanged
 
 Decide = Callable[[TaskType, ModeReading, Statuses, Engine | None], Decision]
 
@@ -21,6 +24,15 @@ class Ledger(Protocol):
     async def exchange(self, asked: Exchange) -> Outcome: ...
 
     async def refresh(self, held: Held) -> None: ...
+
+
+async def exchanged(ledger: Ledger, asked: Exchange) -> Outcome:
+    """What the ledger answers; how long it took is told of."""
+    began = time.monotonic()
+    outcome = await ledger.exchange(asked)
+    took_s = time.monotonic() - began
+    telemetry.tell(SlotsExchanged(engine=asked.engine, took_s=took_s, refusals=outcome.refusals.values()))
+    return outcome
 
 
 @dataclass

@@ -16,7 +16,7 @@ from aegis_workers.errors import WorkerStopping
 from aegis_workers.settings import Settings
 from aegis_workers.state import connection
 from aegis_workers.state.cancels import Cancel
-from aegis_workers.worker import bulletin, ending, holdings, services
+from aegis_workers.worker import condition, ending, holdings, services
 from aegis_workers.worker.services import Services
 from aegis_workers.worker.stop import Stop
 
@@ -90,7 +90,7 @@ class Runtime:
         self._stop.begin(at_once=at_once)
 
     def _await_end(self) -> None:
-        ending.await_end(partial(connection.is_silent, self._settings), partial(bulletin.withdraw, self._settings.health_dir))
+        ending.await_end(partial(connection.is_silent, self._settings), partial(condition.withdraw, self._settings.health_dir))
 
     def _close_admission(self) -> None:
         with suppress(RuntimeError):  # the loop has ended, and nothing waits for admission any more

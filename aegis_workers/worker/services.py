@@ -34,7 +34,7 @@ from aegis_workers.state.push import Push
 from aegis_workers.state.recording import Recorder
 from aegis_workers.state.slots import Slots
 from aegis_workers.state.suspects import Suspects
-from aegis_workers.worker import ending, gauges, greeting, holdings, identity, pulse, rebirth
+from aegis_workers.worker import condition, ending, gauges, greeting, holdings, identity, pulse, rebirth
 from aegis_workers.worker.bulletin import Bulletin
 from aegis_workers.worker.coroner import Coroner
 from aegis_workers.worker.prober import Prober
@@ -154,7 +154,8 @@ def _guards(client: redis.asyncio.Redis, admission: Admission, settings: Setting
     watchdog = Watchdog(client, celery, limit_s=settings.watchdog_s, grace_s=settings.shutdown_grace_s)
     if settings.health_dir is None:
         return {"watchdog": watchdog.run()}
-    bulletin = Bulletin(settings.health_dir, celery, watchdog, admission, limit_s=settings.watchdog_s)
+    found = partial(condition.take, celery, watchdog, admission, limit_s=settings.watchdog_s)
+    bulletin = Bulletin(settings.health_dir, celery.node, found)
     return {"watchdog": watchdog.run(), "health": bulletin.run()}
 
 
