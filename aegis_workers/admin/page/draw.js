@@ -39,7 +39,7 @@ const origin = ({ origin: word }) => ORIGINS[word] ?? word;
 /** A text that may be broken after each sign within its words. */
 const breakable = (text) => String(text).split(/(?<=[_=/])/).flatMap((part, at) => (at ? [h("wbr"), part] : [part]));
 
-const memoryOrigin = (memory) => (memory ? `${memory.room_for_both ? "room for both engines" : "no room for both"} (${memory.source})` : "a leading controller measures it");
+const memoryOrigin = (memory) => (memory ? `${memory.room_for_both ? "room" : "no room"} for both engines, by ${memory.source}` : "a leading controller measures it");
 
 const leader = (controller) => (typeof controller === "object" ? (controller?.name ?? controller?.host ?? "none") : controller) ?? "none";
 
