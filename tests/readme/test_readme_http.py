@@ -12,7 +12,7 @@ from aegis_workers.settings import Settings
 
 def test_the_table_of_requests_is_the_api(tmp_path: Path) -> None:
     rows = [*readme.table("request", "what"), *readme.table("admin request", "what")]
-    said = [readme.words(request)[0] for request, _ in rows]
+    said = [request for requests, _ in rows for request in readme.words(requests)]
     settings = Settings(_env_file=None, data_dir=tmp_path)
     with LocalDesk(settings) as desk:
         paths = application.build(settings, desk).openapi()["paths"]

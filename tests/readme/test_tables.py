@@ -175,3 +175,18 @@ def test_the_layout_names_what_is_there() -> None:
     names = {name.strip("/") for line in re.findall(r"[├└]── (.+?)(?:  |$)", layout, re.MULTILINE) for name in line.split(", ")}
     there = {path.stem for path in package.glob("[!_]*.py")} | {path.parent.name for path in package.glob("*/__init__.py")}
     assert names == there
+
+
+def anchors() -> dict[str, int]:
+    """What GitHub makes of the headings, each with its level."""
+    headings = re.findall(r"^(#+) (.+)$", re.sub(r"^```.*?^```$", "", readme.TEXT, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-"): len(marks) for marks, heading in headings}
+
+
+def test_every_link_within_the_readme_has_its_heading() -> None:
+    assert set(re.findall(r"\]\(#([^)]*)\)", readme.TEXT)) <= set(anchors())
+
+
+def test_the_contents_name_every_section() -> None:
+    listed = {link for _, links in readme.table("you", "read") for link in re.findall(r"\]\(#([^)]*)\)", links)}
+    assert {anchor for anchor, level in anchors().items() if level > 1} - listed == {"contents", "watch-it", "scale"}
