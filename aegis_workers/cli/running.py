@@ -34,10 +34,11 @@ def up(ctx: click.Context, *, simulate: bool) -> None:
 def demo(ctx: click.Context, files: tuple[Path, ...], engine: Engine | None, output: Path | None) -> None:
     """Extract entities and relations from FILEs, or from bundled samples.
 
-    Starts the whole system, shows what was found in each document, and stops everything. Without --engine both engines are
-    simulators, which are not language models: they show how the system works, not how well a model reads.
+    Starts the whole system, submits them as one job, shows what was found in each, and stops everything. Without --engine both
+    engines are simulators, which are not language models: they show how the system works, not how well a model reads.
     """
     from aegis_workers import settings as settings_module
+    from aegis_workers.cli import watch
     from aegis_workers.local import demo as local
 
-    ctx.exit(local.demo(settings_module.load(), files, engine, output))
+    ctx.exit(local.demo(settings_module.load(), files, engine, output, watch.shown))

@@ -41,7 +41,7 @@ def watch(ctx: click.Context, job: str) -> None:
 def follow(desk: "Desk", job_id: str, stream: IO[str]) -> int:
     """Show the job on `stream` until it is at rest, and how it ended; returns the exit status."""
     try:
-        with _shown(stream) as show:
+        with shown(stream) as show:
             while True:
                 view = desk.find(job_id)
                 show(view)
@@ -70,7 +70,7 @@ def ending(view: "View") -> Iterator[str]:
 
 
 @contextmanager
-def _shown(stream: IO[str]) -> Iterator[Callable[["View"], None]]:
+def shown(stream: IO[str]) -> Iterator[Callable[["View"], None]]:
     """How each look is shown: in place on a terminal, else as lines."""
     if not stream.isatty():
         yield _Log(stream).show

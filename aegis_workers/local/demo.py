@@ -1,43 +1,50 @@
-"""`aegis-workers demo`: the whole system around a handful of texts, and what was extracted from them."""
+"""`aegis-workers demo`: the whole system around one job of a handful of texts, and what was extracted from them."""
 
 import json
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import anyio
-from celery.result import AsyncResult
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from aegis_workers.celery import app
-from aegis_workers.engines import clients
 from aegis_workers.engines.base import Probe, Readiness
 from aegis_workers.errors import AegisError, InvalidInput
+from aegis_workers.jobs.local import LocalDesk
+from aegis_workers.jobs.sources import Items
+from aegis_workers.jobs.submission import Terms
+from aegis_workers.jobs.view import View
 from aegis_workers.local import documents, report, system, terminal
 from aegis_workers.local.documents import Document
 from aegis_workers.local.system import System
 from aegis_workers.routing import Engine, Mode
 from aegis_workers.settings import Settings
-from aegis_workers.tasks import extract
-from aegis_workers.worker import brokerage
 
-POLL_INTERVAL_S = 0.05
+LOOK_EVERY_S = 0.1
 # A demo that is interrupted does not wait for its calls: nobody will see their results.
 SHUTDOWN_GRACE_S = 1.0
+# What a controller that is at work takes to end a job and have Redis forget it, several times over.
+WITHDRAWN_WITHIN_S = 2.0
 INTERRUPTED = 130
+# Every document is looked at, however many fail.
+_NEVER_STOP = 1.0
 
 Line = dict[str, Any]
+# How each look at a job is shown on a stream.
+Shown = Callable[[IO[str]], AbstractContextManager[Callable[[View], None]]]
 
 
-def demo(settings: Settings, files: Sequence[Path], engine: Engine | None, output: Path | None) -> int:
+def demo(settings: Settings, files: Sequence[Path], engine: Engine | None, output: Path | None, shown: Shown) -> int:
     """Extract from `files` (none: the bundled samples) on `engine` if it is usable, else on simulators, and print the result.
 
-    The result lines go to `output`, by default a temporary file. Returns the exit status: 0 where every document was read to
-    its end, 1 where one was not or a part of the system failed, 2 where a file cannot be used (nothing is started then).
+    `shown` draws how their job goes. The result lines go to `output`, by default a temporary file. Returns the exit status: 0
+    where every document was read to its end, 1 where one was not or a part of the system failed, 2 where a file cannot be used
+    (nothing is started then).
     """
     out, err = terminal.console(), terminal.console(stderr=True)
     try:
@@ -47,7 +54,7 @@ def demo(settings: Settings, files: Sequence[Path], engine: Engine | None, outpu
         terminal.say(err, str(error))
         return 2
     try:
-        lines, elapsed_s = _run(settings, read, engine, out)
+        lines, elapsed_s = _run(settings, read, engine, out, shown)
     except KeyboardInterrupt:
         terminal.say(err, "Interrupted; everything was stopped.")
         return INTERRUPTED
@@ -58,18 +65,35 @@ def demo(settings: Settings, files: Sequence[Path], engine: Engine | None, outpu
     return 0 if all(map(report.is_complete, lines)) else 1
 
 
-def _run(settings: Settings, read: Sequence[Document], engine: Engine | None, out: Console) -> tuple[list[Line], float]:
-    """The result lines of the documents, in their order, and how long they took altogether, in seconds."""
-    settings, simulated = _engines(settings, engine, out)
-    with terminal.interruptible(), system.running(settings, simulated=simulated) as running:
+def _run(
+    settings: Settings, read: Sequence[Document], engine: Engine | None, out: Console, shown: Shown
+) -> tuple[list[Line], float]:
+    """The result lines of the documents, in their order, and how long their job took, in seconds."""
+    chosen, simulated = _engines(settings, engine, out)
+    with terminal.interruptible(), _spool(chosen) as used, system.running(used, simulated=simulated) as running:
         terminal.announce(running, out)
-        started = time.monotonic()
-        lines = _extract(running, read, out)
-        return lines, time.monotonic() - started
+        with LocalDesk(running.settings) as desk:
+            job = Items(items=[(document.custom_id, document.text) for document in read], name="demo")
+            job_id = desk.submit(job, Terms(stop_share=_NEVER_STOP)).job_id
+            with _withdrawn(running, desk, job_id):
+                view = _followed(running, desk, job_id, shown)
+            lines = [json.loads(line.body) for line in desk.lines(job_id, ordered=True)]
+    took_s = (view.ended_at or view.at) - view.manifest.created_at
+    return [line | {"simulated": bool(simulated)} for line in lines], took_s
+
+
+@contextmanager
+def _spool(settings: Settings) -> Iterator[Settings]:
+    """The settings with a folder of jobs that goes at the end."""
+    with tempfile.TemporaryDirectory(prefix="aegis-spool-") as folder:
+        yield settings.model_copy(update={"data_dir": Path(folder)})
 
 
 def _engines(settings: Settings, engine: Engine | None, out: Console) -> tuple[Settings, Collection[Engine]]:
-    """The settings to run with, and the engines to simulate: all of them, unless `engine` can be used."""
+    """The settings to run with, and the engines to simulate: all of them, unless `engine` can be used.
+
+    That one is used as it is: nobody starts or stops it.
+    """
     quick = settings.model_copy(update={"shutdown_grace_s": SHUTDOWN_GRACE_S})
     if engine is None:
         return quick, tuple(Engine)
@@ -77,7 +101,8 @@ def _engines(settings: Settings, engine: Engine | None, out: Console) -> tuple[S
     if problem is not None:
         terminal.say(out, f"{engine.label} cannot be used ({problem}); simulators stand in for both engines.")
         return quick, tuple(Engine)
-    return quick.model_copy(update={f"{engine.other}_model": None, "llm_engine_mode": Mode(engine.value)}), ()
+    only = {f"{engine.other}_model": None, f"{engine}_driver": "external", "llm_engine_mode": Mode(engine.value)}
+    return quick.model_copy(update=only), ()
 
 
 def unusable(settings: Settings, engine: Engine) -> str | None:
@@ -91,6 +116,9 @@ def unusable(settings: Settings, engine: Engine) -> str | None:
 
 
 async def _probe(settings: Settings, engine: Engine) -> list[Probe]:
+    # They take as long to load as all else here, and simulators need none of them.
+    from aegis_workers.engines import clients  # noqa: PLC0415
+
     replicas = clients.build(settings)[engine]
     try:
         return [await replica.probe() for replica in replicas]
@@ -99,39 +127,35 @@ async def _probe(settings: Settings, engine: Engine) -> list[Probe]:
             await replica.aclose()
 
 
-def _extract(running: System, read: Sequence[Document], out: Console) -> list[Line]:
-    # This process read its settings before it was known which Redis would be used.
-    app.conf.update(brokerage.addresses(running.settings))
-    if not out.is_terminal:
-        return _collect(running, read, lambda line, done: terminal.say(out, f"{done}/{len(read)} {line['custom_id']}"))
-    columns = (TextColumn("Extracting"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=out, transient=True) as progress:
-        bar = progress.add_task("", total=len(read))
-        return _collect(running, read, lambda _line, done: progress.update(bar, completed=done))
+def _followed(running: System, desk: LocalDesk, job_id: str, shown: Shown) -> View:
+    """The job once it has ended and Redis has forgotten it. Raises `ProcessFailed` if a part of the system ends before."""
+    with shown(sys.stdout) as show:
+        while True:
+            view = desk.find(job_id)
+            show(view)
+            if _is_gone(view):
+                return view
+            running.check()
+            time.sleep(LOOK_EVERY_S)
 
 
-def _collect(running: System, read: Sequence[Document], on_done: Callable[[Line, int], None]) -> list[Line]:
-    """Enqueues every document and waits for all of them; `on_done` is told of each that ends, and how many have."""
-    started = time.monotonic()
-    pending: dict[str, AsyncResult] = {document.custom_id: extract.delay(document.text) for document in read}
-    lines: dict[str, Line] = {}
-    while pending:
-        for custom_id, result in [(custom_id, result) for custom_id, result in pending.items() if result.ready()]:
-            elapsed_s = time.monotonic() - started
-            lines[custom_id] = _line(custom_id, pending.pop(custom_id), elapsed_s, simulated=bool(running.simulated))
-            on_done(lines[custom_id], len(lines))
-            result.forget()
-        running.check()
-        time.sleep(POLL_INTERVAL_S)
-    return [lines[document.custom_id] for document in read]
+@contextmanager
+def _withdrawn(running: System, desk: LocalDesk, job_id: str) -> Iterator[None]:
+    """Where the block is interrupted, the job is cancelled: a Redis that goes on without us shall keep nothing of it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if running.redis.process is None:
+            deadline = time.monotonic() + WITHDRAWN_WITHIN_S
+            view = desk.cancel(job_id)
+            while not _is_gone(view) and time.monotonic() < deadline:
+                time.sleep(LOOK_EVERY_S)
+                view = desk.find(job_id)
+        raise
 
 
-def _line(custom_id: str, result: AsyncResult, elapsed_s: float, *, simulated: bool) -> Line:
-    value: Any = result.get(propagate=False)
-    if not isinstance(value, Mapping):
-        error = {"class": type(value).__name__, "message": str(value) or repr(value)}
-        value = {"status": "failed", "data": None, "error": error, "engine": None, "mode": None}
-    return {"custom_id": custom_id, **value, "simulated": simulated, "seconds": round(elapsed_s, 3)}
+def _is_gone(view: View) -> bool:
+    return view.state.is_terminal and view.in_flight is None
 
 
 def _show(lines: Sequence[Line], elapsed_s: float, path: Path, out: Console) -> None:

@@ -27,18 +27,27 @@ def samples() -> list[Path]:
 def read(files: Sequence[Path], *, max_bytes: int) -> list[Document]:
     """The documents in `files`, in their order.
 
-    Raises `InvalidInput` with one line for each file that is missing, empty, larger than `max_bytes`, binary or not UTF-8.
+    Raises `InvalidInput` with one line for each file that is missing, empty, larger than `max_bytes`, binary or not UTF-8, or
+    whose name is not.
     """
     texts: list[str] = []
     problems: list[str] = []
     for file in files:
         try:
+            _check_name(file)
             texts.append(_text(file, max_bytes))
         except InvalidInput as problem:
             problems.append(f"{file}: {problem}")
     if problems:
         raise InvalidInput("\n".join(problems))
     return [Document(custom_id=name, text=text) for name, text in zip(_names(files), texts, strict=True)]
+
+
+def _check_name(file: Path) -> None:
+    try:
+        file.name.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput("its name is not UTF-8; rename the file") from None
 
 
 def _text(file: Path, max_bytes: int) -> str:

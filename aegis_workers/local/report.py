@@ -35,7 +35,7 @@ def document(line: Mapping[str, Any]) -> RenderableType:
 
 
 def summary(lines: Sequence[Mapping[str, Any]], seconds: float) -> str:
-    """One sentence over all result lines, with the time from the first to the last."""
+    """One sentence over all result lines, with the time that they took together."""
     tokens = sum(_tokens(line) for line in lines)
     statuses = [str(line.get("status")) for line in lines]
     counted = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
@@ -50,12 +50,10 @@ def printable(value: object) -> str:
 
 def _heading(line: Mapping[str, Any]) -> Text:
     status = str(line.get("status"))
-    seconds = line.get("seconds")
     details = [
         status,
         f"engine {line.get('engine') or 'none'}{' (simulator)' if line.get('simulated') else ''}",
         f"mode {line.get('mode') or 'unknown'}",
-        *([] if seconds is None else [f"{seconds:.1f} s"]),
     ]
     heading = Text(printable(line.get("custom_id")), style="bold")
     heading.append(f"  {printable(' · '.join(details))}", style=f"not bold {_COLOURS.get(status, 'red')}")

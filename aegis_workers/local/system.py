@@ -18,8 +18,7 @@ from aegis_workers.local import children, process, redis_server
 from aegis_workers.local.process import Process, ProcessFailed
 from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
-from aegis_workers.state import connection, keys, scripts, server, workers
-from aegis_workers.worker import flower
+from aegis_workers.state import connection, keys, leader, scripts, server, workers
 
 SIMULATED_MODEL = "sim"
 # What a child needs to end once its calls have ended.
@@ -56,23 +55,24 @@ class System:
 def running(settings: Settings, *, simulated: Collection[Engine] = (), in_full: bool = False) -> Iterator[System]:
     """The system, ready for tasks; it ends with the block.
 
-    `simulated` are the engines that simulators stand in for; `in_full`: with controller, Flower and admin API. Raises
-    `ProcessFailed` where a child does not start, `ConfigurationError` where there is no Redis that can be used, and
-    `RedisUnavailable` where it goes away, in the block too.
+    `simulated` are the engines that simulators stand in for. `in_full`: with Flower and admin API, beside whatever else uses its
+    Redis; else it has its Redis to itself, as it has with simulators. Raises `ProcessFailed` where a child does not start,
+    `ConfigurationError` where there is no Redis that can be used, and `RedisUnavailable` where it goes away, in the block too.
     """
+    is_alone = bool(simulated) or not in_full
     with ExitStack() as stack:
         logs = stack.enter_context(_log_folder())
         found = stack.enter_context(
             redis_server.running(
                 settings.redis_url,
                 why_not=lambda _: connection.unanswered(settings, within_s=redis_server.PING_TIMEOUT_S),
-                objection=lambda: _objection(settings) if simulated else None,
+                objection=lambda: _objection(settings) if is_alone else None,
             )
         )
         used = settings if found.process is None else settings.model_copy(update={"redis_url": found.url, "redis_ca": None})
         stack.enter_context(connection.explained(used))
         _refuse_unfit(used)
-        if simulated:
+        if is_alone:
             stack.enter_context(_mode_key_as_found(used))
         simulators = stack.enter_context(_group(STOP_GRACE_S))
         used = used.model_copy(update=_simulate(simulated, used, logs, simulators))
@@ -131,22 +131,24 @@ def _simulate(engines: Collection[Engine], settings: Settings, logs: Path, group
 
 
 def _work(settings: Settings, logs: Path, group: list[Process]) -> None:
-    """Starts the workers. Returns when they are ready."""
+    """Starts the workers and the controller. Returns when they are ready."""
     group.extend(children.start_worker(queue, settings, logs) for queue in children.WORKERS)
-    children.await_workers(group, settings)
+    group.append(children.start_controller(settings, logs))
+    *staff, controller = group
+    children.await_workers(staff, settings)
+    children.await_controller(controller)
 
 
 def _complete(settings: Settings, logs: Path, group: list[Process]) -> tuple[Flower, str]:
-    """Starts controller, Flower and admin API. Returns when they are ready: where the last two answer."""
-    controller = children.start_controller(settings, logs)
-    group.append(controller)
-    watcher, admin_url = _watch(settings, logs, group), _administer(settings, logs, group)
-    children.await_controller(controller)
-    return watcher, admin_url
+    """Starts Flower and admin API. Returns where they answer."""
+    return _watch(settings, logs, group), _administer(settings, logs, group)
 
 
 def _watch(settings: Settings, logs: Path, group: list[Process]) -> Flower:
     """Starts Flower: on its usual port, or on a free one where that is taken; with a random password if none is set."""
+    # It brings all that a worker is made of, which takes half a second to load.
+    from aegis_workers.worker import flower  # noqa: PLC0415
+
     login = flower.login(settings) or f"{flower.USER}:{secrets.token_urlsafe(12)}"
     settings = settings.model_copy(update={"flower_auth": SecretStr(login)})
     url = _on_a_free_port(group, partial(children.start_flower, settings=settings, logs=logs), children.FLOWER_PORT)
@@ -175,7 +177,7 @@ def _on_a_free_port(group: list[Process], start: Callable[[int], Process], usual
 def _mode_key_as_found(settings: Settings) -> Iterator[None]:
     """Takes back the default mode that the first start on a Redis writes.
 
-    After a simulated run it would override what `LLM_ENGINE_MODE` says at the first real one. Another mode is the operator's.
+    After such a run it would override what `LLM_ENGINE_MODE` says at the first real one. Another mode is the operator's.
     """
     with connection.open_sync(settings) as client:
         found = client.exists(keys.MODE)
@@ -196,15 +198,20 @@ def _refuse_unfit(settings: Settings) -> None:
 
 
 def _objection(settings: Settings) -> str | None:
-    """Why a simulated system must not use this Redis, in words: its simulators would answer the tasks of others."""
+    """Why a system that must be alone on its Redis must not use this one, in words: it would answer the tasks of others.
+
+    And a controller that leads there already would have it stand by, and nobody look after its jobs.
+    """
     try:
         with connection.open_sync(settings) as client:
             if reason := server.unfit(server.read(client)):
                 return reason
             if workers.read_all(client):
-                return "other workers use it, whose tasks a simulator must not answer"
+                return "other workers use it, whose tasks must be left to them"
             if any(client.llen(queue) for queue in children.WORKERS):
-                return "tasks wait there, which a simulator must not answer"
+                return "tasks wait there, which are for other workers"
+            if leader.read(client) is not None:
+                return "another controller leads there, which looks after other jobs"
     except RedisError as error:
         return str(error) or repr(error)
     return None

@@ -28,7 +28,7 @@ def options(settings: Settings) -> dict[str, Any]:
 
 
 def settings_of(app: Celery) -> Settings:
-    """Those of this process, for the Redis to which `app` sends: the demo sends to one that it started after they were read."""
+    """Those of this process, for the Redis to which `app` sends: a program may have set another one in `app.conf`."""
     settings = settings_module.load()
     if app.conf.broker_url == settings.redis_address.for_kombu:
         return settings

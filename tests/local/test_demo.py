@@ -1,26 +1,53 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
+import answered
 import pytest
 import redis
 from rich.cells import cell_len
 
+from aegis_workers.cli import watch
+from aegis_workers.jobs.spool import Spool
+from aegis_workers.jobs.view import View
 from aegis_workers.local import children, demo, documents, process, redis_server, system
+from aegis_workers.outcome import Status
 from aegis_workers.routing import Engine
 from aegis_workers.settings import Settings
 from aegis_workers.state import keys
 
+COMMAND = (sys.executable, "-m", "aegis_workers.cli", "demo")
+
+
+def environment(folder: Path, redis_url: str | None = None) -> dict[str, str]:
+    nobody = f"redis://127.0.0.1:{process.free_port()}/0"
+    return {**os.environ, "AEGIS_REDIS_URL": redis_url or nobody, "COLUMNS": "80", "TMPDIR": str(folder)}
+
 
 def run(folder: Path, *arguments: str, redis_url: str | None = None) -> subprocess.CompletedProcess[str]:
+    env, command = environment(folder, redis_url), [*COMMAND, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=env, timeout=50)
+
+
+@pytest.fixture
+def idle_redis() -> Iterator[redis.Redis]:
+    """A Redis that nobody uses."""
     nobody = f"redis://127.0.0.1:{process.free_port()}/0"
-    environment = {**os.environ, "AEGIS_REDIS_URL": redis_url or nobody, "COLUMNS": "80", "TMPDIR": str(folder)}
-    command = [sys.executable, "-m", "aegis_workers.cli", "demo", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environment, timeout=50)
+    with redis_server.running(nobody) as server, redis.Redis.from_url(server.url, decode_responses=True) as client:
+        yield client
+
+
+def url_of(client: redis.Redis) -> str:
+    found = client.get_connection_kwargs()
+    return f"redis://default:{found['password']}@127.0.0.1:{found['port']}/0"
 
 
 @pytest.fixture
@@ -39,6 +66,8 @@ def test_the_bundled_samples_are_extracted_and_the_result_is_complete(tmp_path: 
     assert [line["custom_id"] for line in lines] == [path.name for path in documents.samples()]
     assert all(line["status"] == "ok" and line["simulated"] and line["data"]["entities"] for line in lines)
     assert any(line["data"]["relations"] for line in lines)
+    parts = {"custom_id", "status", "data", "error", "engine", "mode", "attempts", "usage", "calls"}
+    assert all(line.keys() == parts | {"simulated"} for line in lines)
     for path, line in zip(documents.samples(), lines, strict=True):
         text = path.read_text(encoding="utf-8")
         assert all(
@@ -63,17 +92,102 @@ def test_what_people_see_is_plain_when_piped_and_says_that_simulators_are_no_lan
     assert [line["status"] for line in json.loads(result.read_text(encoding="utf-8"))] == ["ok"]
 
 
-def test_a_redis_with_waiting_tasks_is_left_alone(tmp_path: Path) -> None:
-    nobody = f"redis://127.0.0.1:{process.free_port()}/0"
-    text = tmp_path / "note.txt"
-    text.write_text("Anna Löwenthal leads Spectralis Labs.\n", encoding="utf-8")
-    with redis_server.running(nobody) as server, redis.Redis.from_url(server.url) as client:
-        client.lpush("extraction", "a task of somebody else")
-        ended = run(tmp_path, str(text), "--output", "result.json", redis_url=server.url)
-        assert ended.returncode == 0
-        assert "tasks wait there, which a simulator must not answer" in ended.stdout
-        assert client.llen("extraction") == 1
-        assert not client.exists(keys.MODE)
+@pytest.fixture
+def note(tmp_path: Path) -> Path:
+    path = tmp_path / "note.txt"
+    path.write_text("Anna Löwenthal leads Spectralis Labs.\n", encoding="utf-8")
+    return path
+
+
+def test_a_redis_with_waiting_tasks_is_left_alone(tmp_path: Path, note: Path, idle_redis: redis.Redis) -> None:
+    idle_redis.lpush("extraction", "a task of somebody else")
+    ended = run(tmp_path, str(note), "--output", "result.json", redis_url=url_of(idle_redis))
+    assert ended.returncode == 0
+    assert "tasks wait there, which are for other workers" in ended.stdout
+    assert idle_redis.llen("extraction") == 1
+    assert not idle_redis.exists(keys.MODE)
+
+
+def test_a_redis_where_another_controller_leads_is_left_alone(tmp_path: Path, note: Path, idle_redis: redis.Redis) -> None:
+    idle_redis.set(keys.CONTROLLER, "1:elsewhere:7")
+    ended = run(tmp_path, str(note), "--output", "result.json", redis_url=url_of(idle_redis))
+    assert ended.returncode == 0
+    assert "another controller leads there, which looks after other jobs" in ended.stdout
+    assert idle_redis.keys() == [keys.CONTROLLER]
+
+
+def left(client: redis.Redis) -> set[str]:
+    """What an idle Redis has that could be of a job: its state, its tasks, a mode, and a leader."""
+    found: Any = client.keys()
+    return {key for key in found if key.startswith("aegis:job") or key in {*children.WORKERS, keys.MODE, keys.CONTROLLER}}
+
+
+def test_nothing_is_left_of_a_demo_but_its_result(tmp_path: Path, note: Path, idle_redis: redis.Redis) -> None:
+    ended = run(tmp_path, str(note), "--output", "result.json", redis_url=url_of(idle_redis))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "Redis: the one at" in ended.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"note.txt", "result.json"}
+    assert left(idle_redis) == set()
+
+
+def test_nothing_is_left_of_an_interrupted_demo(tmp_path: Path, idle_redis: redis.Redis) -> None:
+    text = tmp_path / "long.txt"
+    text.write_text("Anna Löwenthal leads Spectralis Labs in Port Selby.\n" * 30_000, encoding="utf-8")
+    env = environment(tmp_path, url_of(idle_redis))
+    with subprocess.Popen([*COMMAND, str(text)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as popen:
+        while popen.poll() is None and not idle_redis.exists(keys.JOBS):
+            time.sleep(0.02)
+        popen.send_signal(signal.SIGINT)
+        _, said = popen.communicate(timeout=30)
+    assert (popen.returncode, said) == (demo.INTERRUPTED, "Interrupted; everything was stopped.\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["long.txt"]
+    assert left(idle_redis) == set()
+
+
+@pytest.fixture
+def nobody_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """A system without processes; the settings that it ran with."""
+    ran: list[Settings] = []
+
+    @contextmanager
+    def running(settings: Settings, *, simulated: Any) -> Iterator[system.System]:
+        ran.append(settings)
+        server = redis_server.RedisServer(url=settings.redis_url, origin="none")
+        yield system.System(
+            settings=settings, logs=tmp_path, redis=server, simulated=simulated, processes=(), flower=None, admin_url=None
+        )
+
+    monkeypatch.setattr(system, "running", running)
+    return ran
+
+
+def test_the_documents_are_one_job_and_come_in_their_order_and_one_that_failed_is_shown_and_fails_the_demo(
+    tmp_path: Path, nobody_works: list[Settings], note: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[View] = []
+
+    @contextmanager
+    def shown(_: IO[str]) -> Iterator[Any]:
+        yield look
+
+    def look(view: View) -> None:
+        if not seen:
+            job = Spool(nobody_works[0].data_dir).open(view.id)
+            answered.answer(job, {1: Status.FAILED}, message="no such model")
+            answered.answer(job, {0: Status.EMPTY})
+            answered.end(job)
+        seen.append(view)
+
+    other = tmp_path / "another.txt"
+    other.write_text("Nothing.")
+    settings = Settings(_env_file=None, redis_url="redis://127.0.0.1:1/0", data_dir=tmp_path / "data")
+    assert demo.demo(settings, [note, other], None, tmp_path / "result.json", shown) == 1
+    lines = json.loads((tmp_path / "result.json").read_text())
+    assert [(line["custom_id"], line["status"]) for line in lines] == [("note.txt", "empty"), ("another.txt", "failed")]
+    assert "no such model" in capsys.readouterr().out
+    assert (seen[-1].manifest.items, seen[-1].manifest.stop_share) == (2, 1.0)
+    assert not nobody_works[0].data_dir.exists()
+    assert not settings.data_dir.exists()
 
 
 @pytest.mark.usefixtures("nothing_starts")
@@ -93,7 +207,7 @@ def test_a_bad_file_ends_the_demo_before_anything_starts(
     path = tmp_path / "bad.txt"
     if data is not None:
         path.write_bytes(data)
-    assert demo.demo(Settings(), [*documents.samples(), path], None, None) == 2
+    assert demo.demo(Settings(), [*documents.samples(), path], None, None, watch.shown) == 2
     said = capsys.readouterr()
     assert f"{path}: {word}" in said.err
     assert said.out == ""
@@ -104,7 +218,7 @@ def test_a_bad_file_ends_the_demo_before_anything_starts(
 def test_an_output_that_cannot_be_written_ends_the_demo_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], output: str
 ) -> None:
-    assert demo.demo(Settings(), [], None, tmp_path / output) == 2
+    assert demo.demo(Settings(), [], None, tmp_path / output, watch.shown) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,11 @@ def test_every_bad_file_is_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput) as caught:
         documents.read([good, *bad], max_bytes=MAX_BYTES)
     assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_name_that_no_result_could_carry_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"its name is not UTF-8"):
+        documents.read([written(tmp_path, os.fsdecode(b"caf\xe9.txt"), b"text")], max_bytes=MAX_BYTES)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ def line(**changed: Any) -> Line:
         "status": "ok",
         "engine": "vllm",
         "mode": "auto",
-        "seconds": 1.26,
         "error": None,
         "usage": {"prompt_tokens": 100, "completion_tokens": 40},
         "data": {
@@ -42,7 +41,7 @@ def drawn(result: Mapping[str, Any], width: int = 80) -> str:
 def test_a_document_shows_its_entities_and_relations_and_how_it_was_read() -> None:
     shown = drawn(line())
     heading, *table = shown.splitlines()
-    assert heading == "report.txt  ok · engine vllm · mode auto · 1.3 s"
+    assert heading == "report.txt  ok · engine vllm · mode auto"
     rows = [" ".join(row.split()) for row in table]
     assert "Halberg Marine organisation 3 0.90" in rows
     assert "Halberg Marine works_in → Kestrin" in rows
