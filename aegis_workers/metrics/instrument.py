@@ -7,7 +7,6 @@ all that a fact is counted in, and the library is given the numbers when it show
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, product
-from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.core import Metric as Family
@@ -15,9 +14,6 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from aegis_workers.metrics.metric import Kind, Metric
-
-# A counter that first appears with its first event shows no increase by it; where there are few they are there from the start.
-_FEW_SERIES: Final = 64
 
 Labels = tuple[str, ...]
 
@@ -31,7 +27,8 @@ class Instrument(Collector):
         self._rows: dict[Labels, list[float]] = {}
         self._values: dict[Labels, float] = {}
         self._bounds = list(metric.buckets)
-        if metric.kind is Kind.COUNTER and metric.most_series <= _FEW_SERIES:
+        if metric.kind is Kind.COUNTER:
+            # One that first appears with its first event would show no increase by it.
             self._values.update(dict.fromkeys(product(*metric.labels.values()), 0.0))
         elif not metric.labels:
             self._begin()

@@ -18,6 +18,7 @@ from aegis_workers.worker import gauges
 COMPOSE = Path(__file__).parents[2] / "compose"
 ALERTS = COMPOSE / "prometheus" / "alerts.yml"
 SCRAPES = COMPOSE / "prometheus" / "prometheus.yml"
+DATASOURCE = COMPOSE / "grafana" / "datasources" / "prometheus.yaml"
 DASHBOARD = COMPOSE / "grafana" / "dashboards" / "aegis-workers.json"
 
 DECLARED: Mapping[str, Metric] = {
@@ -64,6 +65,11 @@ def expressions() -> Iterator[tuple[str, str]]:
     """Every expression with the name of its alert or panel."""
     for alert in alerts():
         yield alert.name, alert.expr
+    yield from asked()
+
+
+def asked() -> Iterator[tuple[str, str]]:
+    """Every expression of the dashboard with the title of its panel."""
     for panel in dashboard()["panels"]:
         for target in panel.get("targets", ()):
             yield panel["title"], target["expr"]

@@ -1,6 +1,8 @@
 """What `compose/` says of the settings, against the settings."""
 
+import json
 import re
+import subprocess
 from pathlib import Path
 
 import readme
@@ -62,6 +64,23 @@ def test_secrets_have_no_value_that_could_be_left_as_it_is() -> None:
     assert {name: lines("")[name] for name in SECRETS} == dict.fromkeys(SECRETS, "")
     for name in SECRETS:
         assert f"${{{name}:?" in COMPOSE
+
+
+def started(service: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What the entrypoint of a service does, in the environment that compose would give it."""
+    [line] = re.findall(rf'(?ms)^  {service}:$.*?^    entrypoint:\n      - sh\n      - -c\n      - (".*?")$', COMPOSE)
+    shell = ["sh", "-c", json.loads(line).replace("$$", "$"), service]
+    return subprocess.run(shell, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_grafana_does_not_start_without_a_password_of_its_own() -> None:
+    [given] = re.findall(r"^      GF_SECURITY_ADMIN_PASSWORD: (.*)$", COMPOSE, re.MULTILINE)
+    assert given == "${GRAFANA_PASSWORD:-}"
+    refused = started("grafana", GF_SECURITY_ADMIN_PASSWORD="")
+    assert refused.returncode != 0
+    assert "set GRAFANA_PASSWORD in .env" in refused.stderr
+    # With one it comes to the image's own beginning, which is not here.
+    assert "/run.sh" in started("grafana", GF_SECURITY_ADMIN_PASSWORD="secret").stderr
 
 
 def test_a_container_gets_longer_to_stop_than_its_calls() -> None:
