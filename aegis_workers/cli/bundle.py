@@ -172,19 +172,18 @@ def _chosen(facts: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 def _secrets(settings: Settings) -> frozenset[str]:
     """Whatever must not be in it, in case something said it elsewhere: in a reason, an address or a command."""
-    hidden = [settings.vllm_api_key, settings.admin_token, settings.flower_auth]
+    hidden = [settings.vllm_api_key, settings.admin_token, settings.flower_auth, settings.redis_sentinel_password]
     words = [secret.get_secret_value() for secret in hidden if secret is not None]
     words += [word.partition(":")[2] for word in words]
-    for url in (settings.redis_url, *settings.vllm_url, *settings.ollama_url):
-        password = urlsplit(url).password or ""
-        words += [password, unquote(password)]
+    written = [urlsplit(url).password or "" for url in (settings.redis_url, *settings.vllm_url, *settings.ollama_url)]
+    words += [*written, *map(unquote, written), settings.redis_address.password]
     return frozenset(word for word in words if len(word) >= _SHORTEST_SECRET)
 
 
 def _scrubbed(value: Any, secrets: frozenset[str]) -> Any:
     match value:
         case str():
-            for secret in secrets:
+            for secret in sorted(secrets, key=len, reverse=True):  # one may be a part of another
                 value = value.replace(secret, "***")
             return without_secrets(value)
         case Mapping():

@@ -11,6 +11,8 @@ _WRONG = "refuses the password, or its user: correct it in AEGIS_REDIS_URL, as i
 _WANTED = "wants a password: write it into AEGIS_REDIS_URL, as in redis://user:password@host:port/0"
 _OTHER_NAME = "has a certificate of another name: write a name that is in it into AEGIS_REDIS_URL"
 
+_OF_CLIENTS = "?ssl_certfile=…&ssl_keyfile=…"
+
 _SENTINELS_REFUSE = (
     "cannot be found: a Sentinel refuses its password, or wants one: set AEGIS_REDIS_SENTINEL_PASSWORD; "
     "that of Redis itself stands in AEGIS_REDIS_URL"
@@ -30,7 +32,7 @@ _LASTING: Mapping[str, str] = {
     "CERTIFICATE_VERIFY_FAILED": (
         "has a certificate that is not trusted: set AEGIS_REDIS_CA to the PEM file of the authority that signed it"
     ),
-    "CERTIFICATE_REQUIRED": "wants a certificate of its clients: add ?ssl_certfile=…&ssl_keyfile=… to AEGIS_REDIS_URL",
+    "CERTIFICATE_REQUIRED": f"wants a certificate of its clients: add {_OF_CLIENTS} to AEGIS_REDIS_URL",
     "WRONG_VERSION_NUMBER": "speaks no TLS at this port: write redis:// in AEGIS_REDIS_URL, or the port that speaks it",
     "No such file or directory": "cannot be reached: a file that AEGIS_REDIS_URL or AEGIS_REDIS_CA names is not there",
 }
@@ -38,6 +40,8 @@ _NO_RIGHT = ("NOPERM", "NoPermissionError", "no permissions")
 _RIGHTS = "~* &* +@all -@dangerous +info"
 # What a server that speaks TLS does when it is not spoken to in TLS; one that ends does so too.
 _HUNG_UP = ("Connection reset by peer", "Connection closed by server")
+# Who has no certificate, where one is wanted, is told so; a command that goes out before that is read fails in its place.
+_CUT_OFF = (*_HUNG_UP, "EOF occurred in violation of protocol", "Broken pipe")
 # A plain Redis waits for the rest of what it takes for a command.
 _NO_HANDSHAKE = ("handshake", "Timeout connecting to server")
 
@@ -71,6 +75,11 @@ def reason(settings: Settings, error: BaseException) -> str | None:
         )
     if kind is Kind.TLS and any(words in said for words in _NO_HANDSHAKE):
         return f"does not answer in TLS ({error}): start it, or write redis:// in AEGIS_REDIS_URL if it speaks none at this port"
+    if kind is Kind.TLS and any(words in said for words in _CUT_OFF):
+        return (
+            f"does not answer ({error}): start it, or set AEGIS_REDIS_URL: if it wants a certificate of its clients, "
+            f"add {_OF_CLIENTS} there"
+        )
     return None
 
 

@@ -229,6 +229,22 @@ def test_a_switch_goes_on_where_it_was_when_redis_comes_back(tmp_path: Path, eng
 
 
 @pytest.mark.long
+def test_a_drain_that_waits_closes_no_call_when_redis_comes_back(tmp_path: Path) -> None:
+    with switching(tmp_path, drain_s=1.0, drain_then="wait", answered_once=False) as (host, calls):
+        host.place.behave(OLLAMA, slow_s=15.0, times=1)
+        eventually(lambda: host.place.stats(OLLAMA)["requests"] > 0)
+        calls.await_more()
+        host.write_mode("vllm")
+        eventually(lambda: "however long they take" in host.control(OLLAMA)["reason"])
+        host.place.restart_redis(away_s=2)
+        assert host.control(OLLAMA)["phase"] == "draining"
+        assert host.engine_pids() == []
+        host.await_settled(VLLM)
+        assert host.place.stats(OLLAMA)["aborted"] == 0
+        calls.await_more()
+
+
+@pytest.mark.long
 def test_a_leader_that_was_frozen_past_its_lock_changes_nothing(tmp_path: Path) -> None:
     with switching(tmp_path, controllers=2) as (host, calls):
         first, second = host.controllers

@@ -288,6 +288,17 @@ def test_a_driver_without_what_it_needs_is_refused(driver: str, missing: str, mo
     assert load().driver(Engine.VLLM) == driver
 
 
+def test_an_authority_of_certificates_is_refused_where_redis_is_not_reached_with_tls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = tmp_path / "authority.pem"
+    authority.touch()
+    monkeypatch.setenv("AEGIS_REDIS_CA", str(authority))
+    assert refusal() == f"AEGIS_REDIS_CA={authority} is for TLS, which AEGIS_REDIS_URL does not ask for: write rediss:// there"
+    monkeypatch.setenv("AEGIS_REDIS_URL", "rediss://host")
+    assert load().redis_address.tls == {"ssl_cert_reqs": "required", "ssl_ca_certs": str(authority)}
+
+
 def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AEGIS_VLLM_LIMIT", "0")
     monkeypatch.setenv("AEGIS_FALLBACK", "retry")
@@ -313,6 +324,9 @@ SECRET = "hunter2"  # noqa: S105 - planted
         ("AEGIS_VLLM_COMMAND", f"vllm serve m --api-key first {SECRET} --port 1"),
         ("AEGIS_VLLM_COMMAND", f"env HF_TOKEN={SECRET} vllm serve m"),
         ("AEGIS_VLLM_COMMAND", f"vllm serve m --hf-token {SECRET}"),
+        ("AEGIS_ADMIN_TOKEN", SECRET),
+        ("AEGIS_REDIS_SENTINEL_PASSWORD", SECRET),
+        ("AEGIS_REDIS_URL", f"sentinel://one;sentinel://:{SECRET}@two/0"),
         ("AEGIS_REDIS_URL", f"redis://:{SECRET}@host:6379/0"),
         ("AEGIS_REDIS_URL", f"rediss://user:{SECRET}@host"),
         ("AEGIS_REDIS_URL", f"redis://host/0?password={SECRET}"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import guarded_redis
 import pytest
 from guarded_redis import SENTINEL_PASSWORD, Watched
+from installation import eventually
 from redis.exceptions import RedisError
 
 from aegis_workers.errors import RedisUnavailable
@@ -77,6 +78,24 @@ async def test_every_kind_of_client_and_the_push_follow_a_failover(watched: Watc
                     told.clear()
                     await told.wait()
             await connection.ended(listening)
+
+
+def asking(watched: Watched) -> int:
+    """How many connections to the Sentinels there are over which somebody has asked where the master is."""
+    found = 0
+    for port in watched.sentinels:
+        with watched.sentinel(port) as sentinel:
+            found += sum(not one["name"] and one["cmd"].startswith("sentinel") for one in sentinel.client_list())
+    return found
+
+
+async def test_no_connection_to_a_sentinel_stays_open(watched: Watched) -> None:
+    settings = settings_of(watched)
+    with connection.open_sync(settings) as sync:
+        async with connection.open_async(settings) as pooled:
+            sync.ping()
+            await pooled.ping()
+            eventually(lambda: asking(watched) == 0)
 
 
 @pytest.mark.parametrize(

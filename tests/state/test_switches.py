@@ -1,6 +1,6 @@
 """The history of the mode: nothing that changed it is missing, and nothing is there twice."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import redis
@@ -101,18 +101,44 @@ async def test_an_engine_that_starts_long_after_is_not_of_the_switch(
     assert [list(switch.phases) for switch in switches.read(client)] == [[]]
 
 
-def test_the_last_200_are_kept(client: redis.Redis) -> None:
-    for _ in range(scripts.SWITCHES + 5):
-        mode.write(client, Mode.VLLM, Source.CLI)
+async def test_a_course_of_no_switch_is_no_switch(client: redis.Redis, async_client: redis.asyncio.Redis) -> None:
+    await switches.finish(async_client, Course(began=1.0, seconds=2.0, phases=[]))
+    assert switches.read(client) == []
+
+
+def by_command(client: redis.Redis, _: int) -> None:
+    mode.write(client, Mode.VLLM, Source.CLI)
+
+
+def by_hand(client: redis.Redis, number: int) -> None:
+    client.set(keys.MODE, list(Mode)[number % 2])
+    mode.read(client, Mode.AUTO)
+
+
+@pytest.mark.parametrize("switch", [by_command, by_hand])
+async def test_the_last_200_are_kept(
+    client: redis.Redis, async_client: redis.asyncio.Redis, switch: Callable[[redis.Redis, int], None]
+) -> None:
+    for number in range(scripts.SWITCHES + 5):
+        switch(client, number)
+    assert client.xlen(keys.SWITCHES) == scripts.SWITCHES
+    await switches.finish(async_client, Course(began=1.0, seconds=2.0, phases=[]))
     assert client.xlen(keys.SWITCHES) == scripts.SWITCHES
     assert len(switches.read(client, 3)) == 3
 
 
-def test_a_history_that_cannot_be_written_keeps_nobody_from_switching(client: redis.Redis) -> None:
+async def test_a_history_that_cannot_be_written_keeps_nobody_from_switching(
+    client: redis.Redis, async_client: redis.asyncio.Redis
+) -> None:
     client.set(keys.SWITCHES, "no stream")
+    assert await mode.write_default(async_client, Mode.AUTO)
     mode.write(client, Mode.VLLM, Source.CLI)
     client.set(keys.MODE, "ollama")
     assert mode.read(client, Mode.AUTO).mode is Mode.OLLAMA
+    client.set(keys.MODE, "auto")
+    assert mode.write(client, Mode.VLLM, Source.CLI) == "auto"
+    await switches.finish(async_client, Course(began=1.0, seconds=2.0, phases=[]))
+    assert mode.read(client, Mode.AUTO).mode is Mode.VLLM
 
 
 def test_a_full_redis_tells_of_the_switch_that_it_takes(full: redis.Redis) -> None:

@@ -45,3 +45,13 @@ def test_a_chat_does_not_start_a_vllm_that_runs_on_demand_and_is_served_once_ext
     assert host.engine_pids() == []
     host.place.send("aegis.extract", text="Ada Stone met Bo Hill.")
     assert chat.get(timeout=40)["engine"] == "vllm"
+
+
+def test_a_vllm_that_runs_on_demand_comes_and_goes_though_redis_was_away(host: EngineHost) -> None:
+    extraction = host.place.send("aegis.extract", text="Ada Stone met Bo Hill.")
+    host.await_phase(VLLM, "starting", "warming", "ready")
+    host.place.restart_redis(away_s=2)
+    stored = eventually(lambda: host.place.redis.get(f"celery-task-meta-{extraction.id}"), within_s=40)
+    assert json.loads(stored)["result"]["engine"] == "vllm"
+    host.await_phase(VLLM, "stopped")
+    assert host.engine_pids() == []

@@ -1,4 +1,4 @@
-"""Redis behind TLS, a password, a user of its own, at a socket: all of the system works there, and says no secret."""
+"""Redis behind TLS, a password, a user of its own, Sentinels, at a socket: all of the system works there, and says no secret."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return guarded_redis.certificates(tmp_path_factory.mktemp("tls") / "certificates")
 
 
-@pytest.fixture(params=["tls by address", "user", "socket"])
+@pytest.fixture(params=["tls by address", "user", "socket", "sentinels with tls"])
 def access(request: pytest.FixtureRequest, tmp_path: Path, certificates: Certificates) -> Iterator[dict[str, Any]]:
     """The settings of a Redis that wants a user and a password, each in its way."""
     match request.param:
@@ -39,9 +39,13 @@ def access(request: pytest.FixtureRequest, tmp_path: Path, certificates: Certifi
         case "user":
             with guarded_redis.with_users(tmp_path / "redis") as url:
                 yield {"redis_url": url}
-        case _:
+        case "socket":
             with guarded_redis.at_socket(tmp_path / "redis") as url:
                 yield {"redis_url": url}
+        case _:
+            with guarded_redis.watched(tmp_path / "redis", certified=certificates) as found:
+                watched = {"redis_url": found.url, "redis_master": "aegis", "redis_ca": certificates.authority}
+                yield {**watched, "redis_sentinel_password": guarded_redis.SENTINEL_PASSWORD}
 
 
 def switches_by_push(place: Installation) -> None:
@@ -134,6 +138,34 @@ def test_a_name_that_is_not_in_the_certificate_is_refused_in_one_line(tmp_path: 
     with guarded_redis.with_tls(tmp_path / "redis", certificates) as url:
         bound = url.replace("127.0.0.1", "127.1")
         refuses(tmp_path, "has a certificate of another name", redis_url=bound, redis_ca=certificates.authority)
+
+
+def test_a_certificate_that_has_expired_is_refused_in_one_line(tmp_path: Path) -> None:
+    old = guarded_redis.certificates(tmp_path / "old", days=0)
+    with guarded_redis.with_tls(tmp_path / "redis", old) as url:
+        settings = Settings(_env_file=None, redis_url=url, redis_ca=old.authority)
+        eventually(lambda: "expired" in str(connection.unanswered(settings, within_s=5)))
+        refuses(tmp_path, "has a certificate that has expired: renew it", redis_url=url, redis_ca=old.authority)
+
+
+def test_a_client_without_the_certificate_that_is_wanted_is_told_how_to_name_it(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    with guarded_redis.with_tls(tmp_path / "redis", certificates, knows_clients=True) as url:
+        settings = Settings(_env_file=None, redis_url=url, redis_ca=certificates.authority)
+        told = ended((*DOCTOR[:3], "mode", "get"), tmp_path, redis_url=url, redis_ca=certificates.authority)
+        assert told.returncode == 1
+        for line in (*told.stderr.splitlines(), *(str(connection.unanswered(settings, within_s=5)) for _ in range(8))):
+            assert "wants a certificate of its clients" in line
+            assert "add ?ssl_certfile=" in line
+            is_silent_of_secrets(line)
+        named = Settings(_env_file=None, redis_url=f"{url}?{certificates.of_a_client}", redis_ca=certificates.authority)
+        assert connection.unanswered(named, within_s=5) is None
+
+
+def test_a_file_of_certificates_that_is_not_there_is_said_to_be_missing(tmp_path: Path, certificates: Certificates) -> None:
+    with guarded_redis.with_tls(tmp_path / "redis", certificates) as url:
+        refuses(tmp_path, "a file that AEGIS_REDIS_URL or AEGIS_REDIS_CA names is not", redis_url=f"{url}?ssl_ca_certs=/none.pem")
 
 
 def test_a_wrong_password_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from celery.result import AsyncResult
 from installation import Installation, eventually
 from job_place import JobPlace, job_place
 from pydantic import SecretStr
@@ -40,11 +41,12 @@ WORKER = ("--loglevel", "debug")
 
 @dataclass
 class Day:
-    """The installation, what its processes printed, and the ids of its jobs."""
+    """The installation, what its processes printed, the ids of its jobs, and those of its other tasks by what they are."""
 
     jobs: JobPlace
     printed: dict[str, str] = field(default_factory=dict)
     job_ids: list[str] = field(default_factory=list)
+    task_ids: dict[str, str] = field(default_factory=dict)
     bundle: str = ""
     told: str = ""
 
@@ -111,10 +113,12 @@ def live(day: Day, admin: str, flower: str) -> None:
         eventually(lambda: place.in_flight(Engine.VLLM) > 0)
         busy = next(worker for worker in place.workers if worker.name == "worker-extraction")
         busy.popen.kill()
-        chat = place.chat(f"{MARK}Chat", options={"deadline_s": 2})
-        chat.get(timeout=60, propagate=False)
+        day.task_ids["in vain"] = ended(place.chat(f"{MARK}Chat", options={"deadline_s": 2}))
         place.behave(Engine.VLLM)
         await_rest(desk, job_id)
+    day.task_ids["chat"] = ended(place.chat(f"{MARK}Chat"))
+    items = [{"custom_id": f"{MARK}{number}", "text": f"{MARK}Text met Bo Hill."} for number in range(2)]
+    day.task_ids["batch"] = ended(place.send("aegis.extract_batch", items=items))
     err(admin)
     for path in ("/tasks", "/broker", f"/task/{MARK}", f"/worker/{MARK}", f"/api/tasks?search={MARK}", "/api/workers?refresh=1"):
         httpx.get(flower + path, auth=("aegis", "planted-flower-password"), timeout=60)
@@ -142,6 +146,12 @@ def submitted(day: Day, desk: Desk, count: int) -> str:
     terms = Terms(schema=schema, options=options, metadata={"name": f"{MARK}Name"}, key=f"{MARK}{len(day.job_ids)}")
     day.job_ids.append(desk.submit(Items(items=items, name=f"{MARK}Input"), terms).job_id)
     return day.job_ids[-1]
+
+
+def ended(task: AsyncResult) -> str:
+    """Its id, once it has ended, however it did."""
+    task.get(timeout=60, propagate=False)
+    return str(task.id)
 
 
 def await_rest(desk: Desk, job_id: str) -> None:
@@ -205,12 +215,17 @@ def test_a_line_about_a_call_has_the_ids_of_its_task_its_job_and_its_item(day: D
     assert all(line["task"] == line["batch"] for line in day.said("batch.finished"))
 
 
+def test_a_line_about_a_call_of_a_task_that_is_of_no_job_has_the_ids_of_its_task_and_its_item(day: Day) -> None:
+    calls = [line for line in day.said("call.finished") if "job" not in line]
+    chat, batch = day.task_ids["chat"], day.task_ids["batch"]
+    assert {(line["task"], line.get("item")) for line in calls} >= {(chat, None), (batch, 0), (batch, 1)}
+    assert all(line["call"].startswith(f"{line['task']}:") for line in calls)
+
+
 def test_a_chat_that_ended_in_vain_is_found_by_its_task(day: Day) -> None:
     """Celery's own lines have the id of a task in their text."""
-    [task_id] = {line["task"] for line in day.said("call.finished") if line["task_type"] == "chat"} or {None}
-    ended = re.findall(r"Task aegis\.chat\[([\w-]+)\]", "".join(line["event"] for line in day.lines))
-    assert ended
-    assert task_id in {None, *ended}
+    named = f"Task aegis.chat[{day.task_ids['in vain']}] raised"
+    assert [line["event"].rpartition(" ")[2] for line in day.lines if line["event"].startswith(named)] == ["DeadlineExceeded"]
 
 
 def test_the_bundle_has_no_text_and_no_secret_and_says_what_it_leaves_out(day: Day) -> None:

@@ -8,6 +8,8 @@ import pytest
 import redis
 from celery import Celery
 from celery.result import AsyncResult
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
 from aegis_workers.settings import Settings
 from aegis_workers.state import keys
@@ -75,13 +77,15 @@ def test_what_is_no_outcome_is_replaced(app: Celery, results: Results, state: st
     assert AsyncResult("one", app=app).get(timeout=5) == {"status": "ok"}
 
 
-def test_a_worker_that_was_declared_dead_records_nothing(
+def test_a_worker_that_was_declared_dead_records_nothing_and_says_of_which_task(
     results: Results, settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(holdings, "_current", None)
     worker = holdings.begin(settings, "chat").holder.worker_id
     client.zadd(keys.ALIVE, {"somebody else": 1})
-    results.store_result("one", 1, "SUCCESS")
+    with capture_logs(processors=[merge_contextvars]) as logs:
+        results.store_result("one", 1, "SUCCESS")
+    assert [(line["event"], line["task"]) for line in logs] == [("result.refused", "one")]
     assert client.get("celery-task-meta-one") is None
     client.zadd(keys.ALIVE, {worker: 1})
     results.store_result("one", 1, "SUCCESS")
