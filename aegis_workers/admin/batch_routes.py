@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from aegis_workers.admin import failures
+from aegis_workers.admin import failures, links
 from aegis_workers.admin.batch import ENDPOINTS, Batch, Endpoint
 from aegis_workers.admin.failures import Refused
 from aegis_workers.admin.place import Here, Place
@@ -33,6 +33,15 @@ _LINES: dict[int | str, dict[str, Any]] = {
         "description": "One object a line: `offset`, `status`, `line`.",
     }
 }
+
+_LINKS = links.by_id(
+    "batch_id",
+    show="show_v1_batches__batch_id__get",
+    results="results_v1_batches__batch_id__results_get",
+    cancel="cancel_v1_batches__batch_id__cancel_post",
+    retry="retry_v1_batches__batch_id__retry_post",
+    delete="delete_v1_batches__batch_id__delete",
+)
 
 IdempotencyKey = Annotated[
     str | None, Header(max_length=MAX_KEY_CHARS, description="The same key twice is the same batch, and the second makes none.")
@@ -108,7 +117,7 @@ class BatchDeleted(BaseModel):
 @router.post(
     "",
     summary="Make a batch of an uploaded file",
-    responses={**failures.UNKNOWN, **failures.TOO_LARGE, **failures.FULL},
+    responses={**_LINKS, **failures.UNKNOWN, **failures.TOO_LARGE, **failures.FULL},
 )
 def create(asked: NewBatch, here: Here, response: Response, idempotency_key: IdempotencyKey = None) -> Batch:
     """Checks every line of the file, and answers once the batch is stored durably.

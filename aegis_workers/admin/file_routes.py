@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
-from aegis_workers.admin import failures, receiving, result_files
+from aegis_workers.admin import failures, links, receiving, result_files
 from aegis_workers.admin.failures import Refused
 from aegis_workers.admin.listing import paged
 from aegis_workers.admin.place import Here
@@ -41,6 +41,12 @@ _FORM = {
         },
     }
 }
+_LINKS = links.by_id(
+    "file_id",
+    show="show_v1_files__file_id__get",
+    content="content_v1_files__file_id__content_get",
+    delete="delete_v1_files__file_id__delete",
+)
 _CONTENT: dict[int | str, dict[str, Any]] = {
     200: {"content": {_BINARY: {"schema": {"type": "string", "format": "binary"}}}, "description": "The bytes of the file."}
 }
@@ -104,7 +110,7 @@ class FileDeleted(BaseModel):
 @router.post(
     "",
     summary="Upload a file of input lines",
-    responses={**failures.TOO_LARGE, **failures.FULL},
+    responses={**_LINKS, **failures.TOO_LARGE, **failures.FULL},
     openapi_extra=_FORM,
 )
 async def upload(request: Request, here: Here) -> FileObject:

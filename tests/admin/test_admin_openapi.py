@@ -41,6 +41,17 @@ def test_every_request_is_described_with_its_answers_and_errors(described: dict[
                 assert content["schema"] == {"$ref": "#/components/schemas/Failure"}, (name, status)
 
 
+def test_every_link_leads_to_a_request_with_the_parameter_that_it_fills(described: dict[str, Any]) -> None:
+    known = {operation["operationId"]: operation for _, operation in operations(described)}
+    linked = {}
+    for name, operation in operations(described):
+        for link in operation["responses"].get("200", {}).get("links", {}).values():
+            linked[name] = link
+            parameters = {parameter["name"] for parameter in known[link["operationId"]]["parameters"]}
+            assert link["parameters"].keys() <= parameters, name
+    assert linked.keys() == {"POST /v1/batches", "POST /v1/files"}
+
+
 def test_the_upload_is_described_as_a_form(described: dict[str, Any]) -> None:
     [form] = described["paths"]["/v1/files"]["post"]["requestBody"]["content"].items()
     assert form[0] == "multipart/form-data"
