@@ -19,7 +19,8 @@ from aegis_workers.state import keys
 
 CALLS = 240
 AT_LEAST = 20
-# What the engine may have in flight, and what one worker holds at most: twice as much.
+# What the engine may have in flight, and what one worker holds at most: twice as much. Of that the engine may have been asked for
+# more than it has in flight: a call that is answered gives its slot to the next before its outcome is recorded.
 LIMIT = 64
 HELD = 2 * LIMIT
 WITHIN_S = 120.0
