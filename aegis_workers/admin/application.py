@@ -48,7 +48,9 @@ def build(settings: Settings, desk: Desk) -> FastAPI:
     )
     failures.handle(app)
     for part in (engine_routes, overview_routes, job_routes, file_routes, batch_routes):
-        app.include_router(part.router, dependencies=[_TOKEN, Depends(only_known)])
+        # Of ours, each refuses a parameter that it does not know as it refuses one that is malformed.
+        malformed = failures.MALFORMED if part.router.prefix.startswith(failures.OUR_PREFIX) else {}
+        app.include_router(part.router, dependencies=[_TOKEN, Depends(only_known)], responses={**malformed})
     app.include_router(scrape.router(settings), dependencies=[_TOKEN])
     app.include_router(health_routes.router)
     app.include_router(page_routes.router)

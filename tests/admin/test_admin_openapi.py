@@ -64,3 +64,9 @@ def test_the_data_folder_is_not_made_before_it_is_needed(tmp_path: Path) -> None
         assert http.get("/v1/batches").json()["data"] == []
         assert http.get("/v1/files").json()["data"] == []
     assert not settings.data_dir.exists()
+
+
+def test_each_request_of_ours_says_how_it_refuses_a_parameter_that_it_does_not_know(described: dict[str, Any]) -> None:
+    ours = {name: operation for name, operation in operations(described) if "/api/v1/admin" in name}
+    assert len(ours) > 10
+    assert all("422" in operation["responses"] for operation in ours.values())
