@@ -46,12 +46,15 @@ def build(settings: Settings, desk: Desk) -> FastAPI:
         token=None if token is None else token.get_secret_value(),
         unbounded={file_routes.router.prefix: "POST"},
     )
-    failures.handle(app)
-    for part in (engine_routes, overview_routes, job_routes, file_routes, batch_routes):
+    parts = [part.router for part in (engine_routes, overview_routes, job_routes, file_routes, batch_routes)]
+    others = [health_routes.router, page_routes.router]
+    metrics = scrape.router(settings)
+    failures.handle(app, [*parts, metrics, *others])
+    for router in parts:
         # Of ours, each refuses a parameter that it does not know as it refuses one that is malformed.
-        malformed = failures.MALFORMED if part.router.prefix.startswith(failures.OUR_PREFIX) else {}
-        app.include_router(part.router, dependencies=[_TOKEN, Depends(only_known)], responses={**malformed})
-    app.include_router(scrape.router(settings), dependencies=[_TOKEN])
-    app.include_router(health_routes.router)
-    app.include_router(page_routes.router)
+        malformed = failures.MALFORMED if router.prefix.startswith(failures.OUR_PREFIX) else {}
+        app.include_router(router, dependencies=[_TOKEN, Depends(only_known)], responses={**malformed})
+    app.include_router(metrics, dependencies=[_TOKEN])
+    for router in others:
+        app.include_router(router)
     return app

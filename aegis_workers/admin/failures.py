@@ -1,16 +1,17 @@
 """What a refused request is told: OpenAI's form of an error, for every error that there is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.routing import Match, Route
+from starlette.routing import BaseRoute, Match, Route
 
 from aegis_workers.errors import AegisError, InvalidInput, NotPossible, RedisUnavailable, SpoolFull, SpoolUnavailable, UnknownJob
 
@@ -91,11 +92,11 @@ def answer(
     return JSONResponse(failure.model_dump(), status, dict(headers or {}))
 
 
-def handle(app: FastAPI) -> None:
-    """Makes `app` answer every error in this form."""
+def handle(app: FastAPI, routers: Sequence[APIRouter]) -> None:
+    """Makes `app`, which has the routes of `routers`, answer every error in this form."""
     app.add_exception_handler(AegisError, _ours)
     app.add_exception_handler(RequestValidationError, _malformed)
-    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(HTTPException, partial(_http, [route for router in routers for route in router.routes]))
     app.add_exception_handler(ClientDisconnect, _left)
     app.add_exception_handler(Exception, _unforeseen)
 
@@ -130,16 +131,15 @@ def _place(problem: Mapping[str, Any]) -> str:
     return ".".join(str(part) for part in problem["loc"][1:]) or "body"
 
 
-async def _http(request: Request, error: Exception) -> JSONResponse:
+async def _http(routes: Sequence[BaseRoute], request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
-    headers = {"Allow": ", ".join(_methods(request))} if error.status_code == _NOT_ALLOWED else error.headers
+    headers = {"Allow": ", ".join(_methods(routes, request))} if error.status_code == _NOT_ALLOWED else error.headers
     return answer(error.status_code, error.detail, headers=headers)
 
 
-def _methods(request: Request) -> Sequence[str]:
+def _methods(routes: Iterable[BaseRoute], request: Request) -> Sequence[str]:
     """All that this path knows; Starlette names those of the first route of several."""
-    routes = (route for route in request.app.routes if isinstance(route, Route))
-    fitting = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+    fitting = (route for route in routes if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE)
     return sorted({method for route in fitting for method in route.methods or ()})
 
 

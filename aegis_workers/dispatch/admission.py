@@ -253,15 +253,7 @@ class Admission:
         for (waiter, decision), url in zip(asking, outcome.urls, strict=True):
             call_id = str(waiter.call)
             if url is not None:
-                client, line = by_url[url], waiter.lane
-                admitted = Admitted(
-                    client=client,
-                    mode=decision.mode,
-                    reason=decision.reason,
-                    because=decision.because,
-                    lane=line,
-                    call_id=call_id,
-                )
+                admitted = waiter.right(by_url[url], decision)
                 self._flights.add(admitted)
                 if waiter.admitted.done():
                     self._give_back(admitted)

@@ -14,7 +14,7 @@ from aegis_workers.dispatch.delivery import CallId
 from aegis_workers.dispatch.running import Running
 from aegis_workers.engines.base import EngineClient
 from aegis_workers.errors import AegisError
-from aegis_workers.routing import Because, Engine, Lane, Mode, TaskType, lane
+from aegis_workers.routing import Because, Engine, Lane, Mode, Run, TaskType, lane
 from aegis_workers.state.slots import Ended, Want
 from aegis_workers.telemetry import CallAdmitted
 
@@ -94,6 +94,17 @@ class Waiter:
         again = self.call.again or self.asked_in_vain
         begun = self.task.has_begun
         return Want(call_id=str(self.call), task_id=self.call.task_id, lane=self.lane, again=again, begun=begun)
+
+    def right(self, client: EngineClient, decision: Run) -> Admitted:
+        """What it gets with a slot at `client`."""
+        return Admitted(
+            client=client,
+            mode=decision.mode,
+            reason=decision.reason,
+            because=decision.because,
+            lane=self.lane,
+            call_id=str(self.call),
+        )
 
     def admit(self, admitted: Admitted) -> None:
         """End its waiting well. How long it waited is told of."""

@@ -28,8 +28,8 @@ from aegis_workers.settings import Settings
 LOOK_EVERY_S = 0.1
 # A demo that is interrupted does not wait for its calls: nobody will see their results.
 SHUTDOWN_GRACE_S = 1.0
-# What a controller that is at work takes to end a job and have Redis forget it, many times over: a busy machine takes longer.
-WITHDRAWN_WITHIN_S = 10.0
+# What a controller that is at work takes to end a job and have Redis forget it, several times over.
+WITHDRAWN_WITHIN_S = 2.0
 INTERRUPTED = 130
 # Every document is looked at, however many fail.
 _NEVER_STOP = 1.0
@@ -74,8 +74,8 @@ def _run(
         terminal.announce(running, out)
         with LocalDesk(running.settings) as desk:
             job = Items(items=[(document.custom_id, document.text) for document in read], name="demo")
-            job_id = desk.submit(job, Terms(stop_share=_NEVER_STOP)).job_id
-            with _withdrawn(running, desk, job_id):
+            with _withdrawn(running, desk):
+                job_id = desk.submit(job, Terms(stop_share=_NEVER_STOP)).job_id
                 view = _followed(running, desk, job_id, shown)
             lines = [json.loads(line.body) for line in desk.lines(job_id, ordered=True)]
     took_s = (view.ended_at or view.at) - view.manifest.created_at
@@ -140,17 +140,20 @@ def _followed(running: System, desk: LocalDesk, job_id: str, shown: Shown) -> Vi
 
 
 @contextmanager
-def _withdrawn(running: System, desk: LocalDesk, job_id: str) -> Iterator[None]:
-    """Where the block is interrupted, the job is cancelled: a Redis that goes on without us shall keep nothing of it."""
+def _withdrawn(running: System, desk: LocalDesk) -> Iterator[None]:
+    """Where the block is interrupted, the job is cancelled: a Redis that goes on without us shall keep nothing of it.
+
+    The controller may have the job before its submission has returned.
+    """
     try:
         yield
     except KeyboardInterrupt:
         if running.redis.process is None:
             deadline = time.monotonic() + WITHDRAWN_WITHIN_S
-            view = desk.cancel(job_id)
-            while not _is_gone(view) and time.monotonic() < deadline:
+            for view in desk.list().jobs:
+                desk.cancel(view.id)
+            while not all(map(_is_gone, desk.list().jobs)) and time.monotonic() < deadline:
                 time.sleep(LOOK_EVERY_S)
-                view = desk.find(job_id)
         raise
 
 

@@ -264,3 +264,20 @@ def test_sigterm_lets_a_request_end_and_no_text_is_logged(tmp_path: Path) -> Non
     assert "batch.created" in log
     assert SECRET not in log
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/v1/files", "GET, POST"),
+        ("DELETE", "/api/v1/admin/llm/engine", "GET, PUT"),
+        ("POST", "/metrics", "GET"),
+        ("POST", "/readyz", "GET"),
+    ],
+)
+def test_a_method_that_a_path_does_not_have_is_answered_with_those_that_it_has(
+    guarded: AdminPlace, method: str, path: str, allowed: str
+) -> None:
+    with guarded.http() as http:
+        refused = http.request(method, path)
+    assert (refused.status_code, refused.headers["allow"]) == (405, allowed)

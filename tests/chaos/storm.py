@@ -19,8 +19,7 @@ from aegis_workers.state import keys
 
 CALLS = 240
 AT_LEAST = 20
-# What the engine may have in flight, and what one worker holds at most: twice as much. Of that the engine may have been asked for
-# more than it has in flight: a call that is answered gives its slot to the next before its outcome is recorded.
+# What the engine may have in flight, and what one worker holds at most: twice as much.
 LIMIT = 64
 HELD = 2 * LIMIT
 WITHIN_S = 120.0
@@ -34,7 +33,9 @@ class Aftermath:
 
     `lost`: calls without an outcome. `failed`: calls whose outcome is no answer. `twice`: calls whose outcome was written more
     than once. `extra`: calls that the engine was asked beyond one for each. `slots_left`: leases of slots when all was over.
-    `over_s`: from the end of the fault until every call had its outcome.
+    `over_s`: from the end of the fault until every call had its outcome. `held`: calls that the engine had been asked for and
+    that had no outcome when all workers were dead, 0 where one lived; it may be more than were in flight, as a call that is
+    answered gives its slot to the next before its outcome is recorded.
     """
 
     calls: int
@@ -45,6 +46,7 @@ class Aftermath:
     extra: int
     slots_left: int
     over_s: float
+    held: int
 
     def fulfils(self, *, extra: int) -> bool:
         """Whether every call was answered and its outcome written once, with at most so many further calls to the engine."""
@@ -75,6 +77,7 @@ class Storm:
     asked_before: int = 0
     modules: Sequence[str] = ()
     ended_at: float = 0.0
+    held: int = 0
 
     def strike(self, fault: Callable[["Storm"], None]) -> None:
         """The fault, once the engine has enough calls by its own count; returns when the fault is over."""
@@ -97,15 +100,24 @@ class Storm:
             lost=states.count(None),
             failed=states.count("FAILURE"),
             twice=sum(written[task_id] > 1 for task_id in self.ids),
-            extra=self.asked_before + asked(self.place.stats(Engine.VLLM)) - len(self.ids),
+            extra=self._asked() - len(self.ids),
             slots_left=self._slots(),
             over_s=over_s,
+            held=self.held,
         )
 
     def states(self) -> list[str | None]:
         """Celery's state of each call, None where it has no outcome."""
         outcomes: Any = self.place.redis.mget([f"celery-task-meta-{task_id}" for task_id in self.ids])
         return [outcome and json.loads(outcome)["status"] for outcome in outcomes]
+
+    def all_dead(self) -> None:
+        """No worker lives. Returns when the engine knows, and notes what they held."""
+        eventually(lambda: self.place.in_flight(Engine.VLLM) == 0)
+        self.held = self._asked() - sum(state is not None for state in self.states())
+
+    def _asked(self) -> int:
+        return self.asked_before + asked(self.place.stats(Engine.VLLM))
 
     def _slots(self) -> int:
         names = list(self.place.redis.scan_iter(f"{keys.SLOTS_PREFIX}*"))

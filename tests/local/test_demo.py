@@ -16,6 +16,8 @@ import redis
 from rich.cells import cell_len
 
 from aegis_workers.cli import watch
+from aegis_workers.jobs.journal import State
+from aegis_workers.jobs.local import LocalDesk
 from aegis_workers.jobs.spool import Spool
 from aegis_workers.jobs.view import View
 from aegis_workers.local import children, demo, documents, process, redis_server, system
@@ -188,6 +190,29 @@ def test_the_documents_are_one_job_and_come_in_their_order_and_one_that_failed_i
     assert (seen[-1].manifest.items, seen[-1].manifest.stop_share) == (2, 1.0)
     assert not nobody_works[0].data_dir.exists()
     assert not settings.data_dir.exists()
+
+
+def test_a_demo_that_is_interrupted_while_it_submits_takes_its_job_back(
+    tmp_path: Path, nobody_works: list[Settings], note: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, cancel = LocalDesk.submit, LocalDesk.cancel
+    states: list[State] = []
+
+    def interrupted(self: LocalDesk, *job: Any) -> Any:
+        submit(self, *job)
+        raise KeyboardInterrupt
+
+    def taken_back(self: LocalDesk, job_id: str) -> Any:
+        view = cancel(self, job_id)
+        states.append(view.state)
+        return view
+
+    monkeypatch.setattr(LocalDesk, "submit", interrupted)
+    monkeypatch.setattr(LocalDesk, "cancel", taken_back)
+    settings = Settings(_env_file=None, redis_url="redis://127.0.0.1:1/0", data_dir=tmp_path / "data")
+    assert demo.demo(settings, [note], None, None, watch.shown) == demo.INTERRUPTED
+    assert states == [State.CANCELLING]
+    assert not nobody_works[0].data_dir.exists()
 
 
 @pytest.mark.usefixtures("nothing_starts")
